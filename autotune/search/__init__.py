@@ -1,0 +1,1 @@
+"""WHAT TO TRY NEXT."""

@@ -1,0 +1,1 @@
+"""ONE TRIAL, INSIDE EACH RANK."""
