@@ -1,0 +1,41 @@
+"""python -m autotune.worker TRIAL_DIR: one rank of one trial, from spec.json to rank0.json."""
+
+from __future__ import annotations
+
+import time
+
+BEGAN = time.perf_counter()  # before the imports below, so that phases_s.import counts them
+
+import os
+import sys
+from pathlib import Path
+
+from autotune.contract import TrialDir, TrialSpec, read_json
+from autotune.worker.backends import make_backend
+from autotune.worker.recorder import Recorder
+
+
+def main(argv: list[str]) -> int:
+    """Run the trial in this process; the record, not the exit status, is what the controller believes."""
+    directory = TrialDir(Path(argv[1]))
+    spec = read_json(directory.spec, TrialSpec)
+    recorder = Recorder(spec, directory, rank=int(os.environ.get("RANK", "0")), began=BEGAN)
+    error: BaseException | None = None
+    backend = make_backend(spec.backend, recorder)
+    try:
+        backend.build(spec)
+        backend.train(recorder)
+    except BaseException as e:
+        error = e
+    recorder.write(error)
+    if error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    backend.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Torch aborted now and then in its static destructors after correct results (ULTRALYTICS 3): leave without them.
+    os._exit(1 if error else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,31 @@
+"""How much memory did this rank need at its peak?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak bytes of the rank.
+
+    CUDA: what torch's allocator reserved at most. CPU: the peak resident set of this process (VmHWM) plus the
+    proportional set size of its loader workers now, which counts pages shared after fork once.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    own = _kib(Path("/proc/self/status"), "VmHWM:")
+    children = sum(_kib(Path(f"/proc/{p.pid}/smaps_rollup"), "Pss:") for p in psutil.Process().children(recursive=True))
+    return (own + children) * 1024
+
+
+def _kib(path: Path, key: str) -> int:
+    try:
+        for line in path.read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1])
+    except OSError:
+        return 0  # the worker has gone, or a container hides the file
+    return 0

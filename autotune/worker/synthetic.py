@@ -1,0 +1,113 @@
+"""What would a machine answer that is a formula? No GPU, no torch, no waiting; every number from here is simulated.
+
+    seconds per step = max(data, compute) with
+    compute = (overhead + images * per_image / precision) * layout * compile / threads**0.8
+    data    = images * per_image_data(cache) / max(1, workers)
+
+The best of cpu.yaml and default.yaml is known: most threads, largest batch that fits, channels_last, compile, cache=ram.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from autotune.contract import TrialSpec
+from autotune.worker.recorder import Recorder
+
+MEM_LIMIT_BYTES = 16 * 2**30
+N_IMAGES = 1280
+
+
+class SimulatedOutOfMemoryError(RuntimeError):
+    """The simulated machine's memory is full."""
+
+
+class Synthetic:
+    """Answers at once: its clock is virtual and moves by what the formula says."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.t = 0.0
+        recorder.clock = lambda: self.t
+        recorder.began = 0.0
+        recorder._mark = 0.0
+        self.spec: TrialSpec | None = None
+
+    def build(self, spec: TrialSpec) -> None:
+        """Book simulated import and build phases."""
+        self.spec = spec
+        self._spend("import", 2.0)
+        if self._get("cache", False) == "ram":
+            self.t += N_IMAGES / 450
+            self.recorder.add_phase("cache", N_IMAGES / 450)
+        self._spend("build", 1.0)
+
+    def train(self, recorder: Recorder) -> None:
+        """Steps with 2 % noise, drawn from the spec's seed and number."""
+        assert self.spec is not None
+        spec = self.spec
+        args = spec.train_args
+        rng = random.Random(f"{spec.seed}/{spec.number}")
+        run_offset = rng.gauss(1.0, 0.01)
+        batch = int(args.get("batch", 16)) // spec.n_ranks
+        recorder.resolved = {"optimizer": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}
+        nbs = int(args.get("nbs", 64))
+        epochs = int(args.get("epochs", 100))
+        recorder.job = {
+            "n_images": N_IMAGES,
+            "n_batches": -(-N_IMAGES // max(batch * spec.n_ranks, 1)),
+            "epochs": epochs,
+            "n_closed_epochs": min(int(args.get("close_mosaic", 10)), epochs),
+            "nc": 6,
+            "accumulate": max(round(nbs / max(batch * spec.n_ranks, 1)), 1),
+        }
+        recorder.segment.accumulate = recorder.job["accumulate"]
+        mem = int(1.2e9 + batch * 1.9e8 * (0.6 if args.get("amp") in (True, "bf16") else 1.0))
+        recorder.peak_mem_bytes = mem
+        if mem > MEM_LIMIT_BYTES:
+            raise SimulatedOutOfMemoryError("out of memory (simulated)")
+        compute, data = self._seconds(batch)
+        if self._get("compile", False):
+            self.t += 40.0
+        while True:
+            step = max(compute, data) * run_offset * rng.gauss(1.0, 0.02)
+            wait = max(0.0, data - compute)
+            self.t += step
+            if recorder.step(wait_s=wait, step_s=step, images=batch):
+                recorder.effective = self.effective()
+                return
+
+    def effective(self) -> dict[str, Any]:
+        """The formula obeys every knob: what was asked is what runs."""
+        assert self.spec is not None
+        return {**self.spec.params, "optimizer": "MuSGD", "simulated": True}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _get(self, knob: str, default: Any) -> Any:
+        assert self.spec is not None
+        value = self.spec.params.get(knob)
+        return default if value is None else value
+
+    def _spend(self, phase: str, seconds: float) -> None:
+        self.t += seconds
+        self.recorder.phase(phase)
+
+    def _seconds(self, batch: int) -> tuple[float, float]:
+        amp = {True: 2.0, "fp16": 2.0, "bf16": 2.1}.get(self._get("amp", False), 1.0)
+        compute = 0.03 + batch * 0.008 / amp
+        compute *= 0.9 if self._get("channels_last", False) else 1.0
+        compute *= 0.85 if self._get("compile", False) else 1.0
+        compute *= 0.97 if self._get("cudnn_benchmark", False) else 1.0
+        compute /= float(self._get("torch_threads", 1)) ** 0.8
+        per_image = {"ram": 0.0028, "disk": 0.003}.get(str(self._get("cache", False)), 0.0035)
+        workers = int(self._get("workers", 0))
+        data = batch * per_image / max(1, workers)
+        return (compute, data) if workers else (compute + data, 0.0)
+
+
+def make(recorder: Recorder) -> Synthetic:
+    """Table entry of backends.BACKENDS."""
+    return Synthetic(recorder)
