@@ -43,7 +43,6 @@ def environment(
     env["PYTHONPATH"] = os.pathsep.join(p for p in (package, env.get("PYTHONPATH", "")) if p)
     env["PYTHONUNBUFFERED"] = "1"
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    env["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
     # Compiled code is keyed by shape, precision and machine: shared by all trials and by the training that follows.
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root(env) / "inductor"))
     env[TAG] = tag
@@ -53,6 +52,7 @@ def environment(
         for folder in (private, tmp):
             folder.mkdir(parents=True, exist_ok=True)
         env |= {
+            "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
             "YOLO_CONFIG_DIR": str(private.resolve()),
             "YOLO_OFFLINE": "true",
             "YOLO_AUTOINSTALL": "false",

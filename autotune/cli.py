@@ -1,0 +1,184 @@
+"""autotune VERB: verbs, flags, exit codes; no logic."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import autotune
+from autotune.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Find the configuration with which an Ultralytics YOLO training runs fastest on this machine, and prove it.",
+)
+_BEGAN: dict[str, float] = {}
+
+Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="YOLO's own arguments.")]
+
+
+@app.command()
+def search(
+    pairs: Pairs = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="How many GPUs (1), which (0), or all. Without: one, or the CPU.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="90s, 30m, 2h, 1h30m: everything from Enter to report.")] = "30m",
+    space: Annotated[str | None, typer.Option(help="Name or file of a search space; see `autotune spaces`.")] = None,
+    objective: Annotated[str, typer.Option(help="job_time or images_per_s.")] = "job_time",
+    strategy: Annotated[str, typer.Option(help="tpe, random or gp.")] = "tpe",
+    training: Annotated[
+        str, typer.Option(help="same, bounded or any: how far the batch may change the training.")
+    ] = "same",
+    seed: Annotated[int, typer.Option(help="Seed of the sampler and of the order of finalists.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Simulate: no training, a formula answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what the controller does.")] = False,
+) -> int:
+    """Search, prove the winner against your own settings, export it, write the report."""
+    from rich.console import Console
+
+    from autotune.report.terminal import make_view
+    from autotune.session import Request, command_line
+    from autotune.session import search as run
+
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
+    request = Request(
+        pairs=pairs or (),
+        gpus=gpus,
+        budget=budget,
+        space=space,
+        objective=objective,
+        strategy=strategy,
+        seed=seed,
+        name=name,
+        out=out,
+        training=training,
+        dry_run=dry_run,
+        command=command_line(sys.argv[1:]),
+        began=_BEGAN.get("s"),
+    )
+    view = make_view(Console(), mode="json" if as_json else "quiet" if quiet else "auto")
+    with contextlib.closing(view):
+        _, code = run(request, [view])
+    return code
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="A run folder.")]) -> int:
+    """Make report.html again from a run folder alone."""
+    from autotune.report.html import write_report
+    from autotune.session import run_folder
+
+    print(write_report(run_folder(run).path))
+    return EXIT_OK
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    trial: Annotated[int | None, typer.Option(help="This trial instead of the winner.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder to write; must be new or empty. Without: RUN/best.")] = None,
+) -> int:
+    """Write best.yaml, launch.sh and the other files again, or those of another trial."""
+    from pathlib import Path
+
+    from autotune.report.export import export as write
+    from autotune.session import run_folder
+
+    run_dir = run_folder(run)
+    where = Path(out) if out else run_dir.path / f"trial-{trial:04d}" if trial is not None else None
+    print(write(run_dir, number=trial, out=where))
+    return EXIT_OK
+
+
+@app.command()
+def trial(folder: Annotated[str, typer.Argument(help="A trial folder, such as RUN/trials/0003.")]) -> int:
+    """Run one trial again, its log on screen."""
+    from autotune.report.words import result_lines
+    from autotune.rerun import rerun_trial
+
+    result = rerun_trial(folder)
+    print("\n".join(result_lines(result)))
+    return EXIT_OK if result.outcome.measured else EXIT_NO_TRIAL
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="A run folder, its best/ folder, or winner.json.")],
+    pairs: Pairs = None,
+) -> int:
+    """Train the winner in full, with the settings that `yolo train` cannot express; key=value wins over the file."""
+    from autotune.rerun import train as run_train
+    from autotune.space.yolo_args import parse_pairs
+
+    return run_train(run, parse_pairs(pairs or [], full_training=True))
+
+
+@app.command()
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="Show this one (a name or a file) on this machine.")] = None,
+    pairs: Pairs = None,
+    gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    training: Annotated[str, typer.Option(help="As in search.")] = "same",
+) -> int:
+    """List the search spaces, or say what of one would be tried here, and why the rest would not."""
+    from autotune.session import describe_space, list_all_spaces
+
+    print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training)))
+    return EXIT_OK
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(autotune.__version__)
+        raise typer.Exit
+
+
+def main(began: float | None = None) -> NoReturn:
+    """Run the command line; every way out has its exit code (PRODUCT B2)."""
+    if began is not None:
+        _BEGAN["s"] = began
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        code: Any = app(standalone_mode=False)
+    except AutotuneError as e:
+        _fail(e.message, e.hint)
+        code = e.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        code = EXIT_BUG
+    except Exception as e:
+        if not hasattr(e, "format_message") or not hasattr(e, "exit_code"):
+            raise  # ours: a traceback is what we need to mend it
+        if type(e).__name__ == "NoArgsIsHelpError":
+            print(e.format_message())
+        else:
+            _fail(e.format_message(), "see `autotune --help`")
+        code = EXIT_INPUT
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _fail(message: str, hint: str) -> None:
+    lines = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _as_interrupt(*_: object) -> None:
+    """SIGTERM ends a search as Ctrl-C does: results kept, tree killed."""
+    raise KeyboardInterrupt

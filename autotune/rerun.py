@@ -1,0 +1,96 @@
+"""How is one configuration run again? A trial with its log on screen, or the winner as full training."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autotune.contract import RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
+from autotune.errors import InputError
+
+
+def rerun_trial(folder: str) -> TrialResult:
+    """Run the trial of this folder again, in a new folder inside it, with its output on our stdout.
+
+    Raises:
+        InputError: not a trial folder.
+    """
+    from autotune.run.dataset import DatasetView
+    from autotune.run.trial import run_trial
+
+    directory = TrialDir(Path(folder).resolve())
+    if not directory.spec.is_file():
+        raise InputError(f"{folder} is not a trial folder (no spec.json in it)", "give RUN/trials/0003")
+    spec = read_json(directory.spec, TrialSpec)
+    again = next(p for i in range(1, 10_000) if not (p := directory.path / f"again-{i}").exists())
+    if spec.backend != "yolo":
+        return run_trial(spec, TrialDir(again), started_s=0.0)
+    # The search removed its view of the dataset when it ended: make one for this run from the user's own path.
+    run_json = directory.path.parents[1] / "run.json"
+    info = read_json(run_json, RunInfo)
+    with DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+        data = view.path(spec.train_args.get("cache"))
+        again_spec = replace(spec, train_args={**spec.train_args, "data": data})
+        return run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=True)
+
+
+def find_winner(path: str) -> Path:
+    """RUN, RUN/best or winner.json -> winner.json.
+
+    Raises:
+        InputError: there is none.
+    """
+    given = Path(path)
+    for candidate in (given, given / "winner.json", given / "best" / "winner.json"):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"no winner.json in {path}", "give a run folder, its best/ folder, or winner.json")
+
+
+def train(path: str, overrides: Mapping[str, Any]) -> int:
+    """Train the winner in full, with the mixin of the trials; ordinary Ultralytics results in the current folder.
+
+    Args:
+        path: see find_winner.
+        overrides: YOLO arguments that win over the file's; `resume` continues a checkpoint.
+
+    Returns:
+        Exit status of the training.
+
+    Raises:
+        InputError: no winner, or one of a simulated run.
+    """
+    from autotune.run.launch import TAG, argv, environment
+    from autotune.run.supervise import run_tree
+
+    winner = read_json(find_winner(path), Winner)
+    if winner.simulated:
+        raise InputError(f"{path} comes from a simulated run (--dry-run)", "run the search without --dry-run first")
+    with tempfile.TemporaryDirectory(prefix="autotune-train-") as tmp:
+        directory = TrialDir(Path(tmp))
+        spec = TrialSpec(
+            number=0,
+            role="train",
+            backend="yolo",
+            task=winner.task,
+            params=winner.params,
+            changes={},
+            train_args={**winner.train_args, **overrides},
+            env=winner.env,
+            patches=winner.patches,
+            n_ranks=winner.n_ranks,
+        )
+        write_json(directory.spec, spec)
+        tag = uuid.uuid4().hex
+        end = run_tree(
+            argv(spec, directory),
+            env=environment(spec, directory, tag) | {TAG: tag},
+            cwd=Path.cwd(),
+            log=None,
+            poll=lambda _: None,
+        )
+    return end.returncode
