@@ -1,0 +1,89 @@
+"""How much of the user's time is left, and where did the rest go?"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from autotune.errors import InputError
+
+Purpose = Literal["setup", "baseline", "trials_ok", "trials_lost", "sentinels", "finalists", "report"]
+PURPOSES: Final[tuple[Purpose, ...]] = (
+    "setup",
+    "baseline",
+    "trials_ok",
+    "trials_lost",
+    "sentinels",
+    "finalists",
+    "report",
+)
+_UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_HINT: Final = "write it like 90s, 30m, 2h or 1h30m"
+_SHAPE: Final = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_S))
+
+
+def parse_budget(text: str) -> float:
+    """`90s`, `30m`, `2h`, `1h30m`, `1.5h` -> seconds.
+
+    Raises:
+        InputError: not of that form, zero or negative.
+    """
+    match = _SHAPE.fullmatch(text.strip().lower().replace(" ", ""))
+    if match is None or not any(match.groupdict().values()):
+        raise InputError(f"--budget {text!r} is not a time", _HINT)
+    seconds = sum(float(n) * _UNIT_S[unit] for unit, n in match.groupdict().items() if n)
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--budget {text!r} leaves no time to search", _HINT)
+    return seconds
+
+
+@dataclass(slots=True)
+class Spending:
+    """What one `with budget.spend(...)` is for; may be changed until it ends, when only the outcome tells."""
+
+    purpose: Purpose
+
+
+class Budget:
+    """One deadline from Enter to report, and a ledger of seconds by purpose.
+
+    Args:
+        total_s: everything that the user gave, in seconds.
+        clock: monotonic seconds; tests pass their own.
+        started: what the clock said at Enter, when that was before this object was made.
+    """
+
+    def __init__(
+        self, total_s: float, clock: Callable[[], float] = time.monotonic, started: float | None = None
+    ) -> None:
+        self.total_s = total_s
+        self._clock = clock
+        self._start = clock() if started is None else started
+        self._spent: dict[Purpose, float] = dict.fromkeys(PURPOSES, 0.0)
+
+    def elapsed_s(self) -> float:
+        """Seconds since Enter."""
+        return self._clock() - self._start
+
+    def left_s(self) -> float:
+        """Seconds left, not below zero."""
+        return max(0.0, self.total_s - self.elapsed_s())
+
+    @contextmanager
+    def spend(self, purpose: Purpose) -> Iterator[Spending]:
+        """Book the seconds of the block, also when it raises. Blocks must not be nested."""
+        spending = Spending(purpose)
+        begin = self._clock()
+        try:
+            yield spending
+        finally:
+            self._spent[spending.purpose] += self._clock() - begin
+
+    def ledger(self) -> dict[str, float]:
+        """Purpose -> seconds (contract Summary.ledger_s); `overhead` is what nobody booked, so that all sums up."""
+        booked: dict[str, float] = {**self._spent}
+        return booked | {"overhead": max(0.0, self.elapsed_s() - sum(booked.values()))}

@@ -1,0 +1,145 @@
+"""Does the winner hold in fresh processes, block by block, against the user's own settings?"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from statistics import geometric_mean
+from typing import Final, Literal
+
+from autotune.contract import Finalist, Outcome, Params, Verdict
+from autotune.search.proposals import key_of, yolo_projection
+from autotune.search.session import Ran, Session
+from autotune.search.verdict import judge, percent
+
+Name = Literal["baseline", "best", "best_yaml"]
+N_BLOCKS: Final = 3
+MAX_BLOCKS: Final = 5
+WIDE_FRAC: Final = 0.02
+"""A confidence interval whose half-width is a larger share of the ratio asks for a block more."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """What the finalist stage has done so far; an interrupt leaves it as it is."""
+
+    configs: dict[Name, Params]
+    blocks: list[dict[Name, Ran]] = field(default_factory=list)
+    finished: bool = False
+
+    def values(self) -> list[dict[str, float]]:
+        """Objective of the runs that were measured, a mapping a block."""
+        return [{n: r.value for n, r in b.items() if r.result.outcome.measured and r.value} for b in self.blocks]
+
+
+def configs_of(session: Session, best: Ran) -> tuple[dict[Name, Params], str]:
+    """The configurations that must run again for this winner, and a note on its projection onto YOLO's own keys."""
+    assert session.proposals is not None
+    space, baseline, params = session.plan.space, session.proposals.baseline, best.result.params
+    configs: dict[Name, Params] = {"baseline": baseline, "best": params}
+    projected = yolo_projection(params, baseline, space.canonical, space.materialise)
+    if key_of(projected) == key_of(params):
+        return configs, ""
+    if key_of(projected) == key_of(baseline):
+        return (
+            configs,
+            "the winner consists of settings that YOLO has no arguments for: best.yaml alone is the baseline",
+        )
+    return {**configs, "best_yaml": projected}, ""
+
+
+def run_blocks(session: Session, stage: Stage) -> None:
+    """Run blocks in shuffled order: three, then more while time is left and the interval is wide."""
+    rng = random.Random(session.info.seed)
+    plan = session.plan
+    while len(stage.blocks) < MAX_BLOCKS:
+        price_s = sum(session.price_s(params) for params in stage.configs.values())
+        if price_s > plan.budget.left_s() - plan.report_s:
+            break
+        if len(stage.blocks) >= N_BLOCKS and not _wide(session, stage):
+            break
+        order = list(stage.configs)
+        rng.shuffle(order)
+        block: dict[Name, Ran] = {}
+        stage.blocks.append(block)
+        for name in order:
+            block[name] = session.ask_and_run("finalist", stage.configs[name])
+    stage.finished = True
+
+
+def _wide(session: Session, stage: Stage) -> bool:
+    """Would another block narrow the claim?"""
+    ratio = judge(stage.values(), [session.baseline_values()]).ratios.get("best")
+    if ratio is None or ratio.ci95_lo is None or ratio.ci95_hi is None:
+        return True
+    return (ratio.ci95_hi - ratio.ci95_lo) / 2 > WIDE_FRAC * ratio.speedup
+
+
+def verdict_of(session: Session, stage: Stage | None) -> Verdict:
+    """The claim, from what the stage has; None: there was no winner to confirm."""
+    if stage is None:
+        return _without_finalists(session)
+    judgement = judge(stage.values(), [session.baseline_values()], interrupted=not stage.finished)
+    finalists = []
+    for name, params in stage.configs.items():
+        runs = {i: b[name] for i, b in enumerate(stage.blocks) if name in b}
+        done = [r.result for r in runs.values() if r.result.outcome.measured]
+        ratio = judgement.ratios.get(name)
+        finalists.append(
+            Finalist(
+                name=name,
+                params=params,
+                numbers=tuple(r.number for r in runs.values()),
+                images_per_s=_mean([r.images_per_s for r in done]),
+                job_s=_mean([r.job_s for r in done]),
+                speedup=1.0 if name == "baseline" and done else ratio.speedup if ratio else None,
+                ci95_lo=ratio.ci95_lo if ratio else None,
+                ci95_hi=ratio.ci95_hi if ratio else None,
+            )
+        )
+    return Verdict(
+        status=judgement.status,
+        sentence=judgement.sentence,
+        n_blocks=judgement.n_blocks,
+        finalists=tuple(finalists),
+        sigma_run_frac=judgement.sigma_run_frac,
+        df=judgement.df,
+        smallest_effect_frac=judgement.smallest_effect_frac,
+    )
+
+
+def _without_finalists(session: Session) -> Verdict:
+    """Nothing beat the baseline during the search, or nothing was tried."""
+    if session.baseline is None:
+        return Verdict(status="unconfirmed", sentence="unconfirmed: your own settings were not measured")
+    values = {r.number: r.value for r in session.ran if r.result.role == "trial" and r.result.outcome is Outcome.OK}
+    tried = [value for value in values.values() if value]
+    n_pruned = sum(r.result.outcome is Outcome.PRUNED for r in session.ran)
+    if not tried and not n_pruned:
+        return Verdict(status="unconfirmed", sentence="unconfirmed: no other configuration was measured")
+    sentence = f"no gain: none of {len(tried) + n_pruned} other configurations was faster than your settings"
+    own = geometric_mean(session.baseline_values())
+    if tried and min(tried) < own:
+        gap = percent(own / min(tried) - 1)
+        sentence = (
+            f"no significant gain: your settings are within {gap} % of the best of {len(tried) + n_pruned} other "
+            f"configurations, which is within the noise ({percent(session.noise_frac())} %)"
+        )
+    return Verdict(status="no_gain", sentence=sentence)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v]
+    return geometric_mean(known) if known else None
+
+
+def reserve_s(session: Session, left_after_baseline_s: float) -> float:
+    """Seconds to keep back for the finalists of the best so far, and for the report.
+
+    Never more than half of what the baseline left: a small budget must search too, and then confirms with fewer
+    blocks, or says that it could not.
+    """
+    best = session.best()
+    n_configs = 3 if not best.changes else len(configs_of(session, best)[0])
+    finalists_s = n_configs * N_BLOCKS * session.price_s(best.result.params)
+    return min(finalists_s, left_after_baseline_s / 2) + session.plan.report_s

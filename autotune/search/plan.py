@@ -1,0 +1,137 @@
+"""What does the search have to be given? One Plan, and the shapes of the rooms it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from autotune.contract import (
+    Params,
+    RunDir,
+    RunInfo,
+    SegmentSettings,
+    StepColumns,
+    TrialDir,
+    TrialResult,
+    TrialSpec,
+    Value,
+)
+from autotune.search.budget import Budget
+
+
+class Prepared(Protocol):
+    """What may be tried on this machine (space/space.py)."""
+
+    @property
+    def domain(self) -> dict[str, tuple[Value, ...]]:
+        """Knob -> at least two values, the baseline's among them (or None, where it is inert)."""
+
+    @property
+    def frozen(self) -> dict[str, str]:
+        """Knob -> why it is not sampled."""
+
+    @property
+    def baseline(self) -> Params:
+        """What the user's own arguments give, for every knob of the space."""
+
+    @property
+    def seeds(self) -> tuple[Params, ...]:
+        """Configurations to try first."""
+
+
+class Applied(Protocol):
+    """A configuration turned into settings (space/knobs.py)."""
+
+    @property
+    def train_args(self) -> dict[str, Any]:
+        """YOLO arguments, complete but for data."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment variables."""
+
+    @property
+    def patches(self) -> Params:
+        """Knobs that YOLO has no argument for."""
+
+
+class SpacePort(Protocol):
+    """The space of this run, with its job and its machine behind it; it keeps the last Prepared."""
+
+    def prepare(
+        self, effective: Mapping[str, Any], n_images: int | None, train_args: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Domain and baseline.
+
+        Args:
+            effective: what the baseline really ran with; empty before it ran.
+            n_images: training images, when known.
+            train_args: the job itself, when the baseline only ran after a change (a halved batch); None: unchanged.
+        """
+
+    def pin(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
+        """YOLO arguments that keep what `auto` became in the baseline (optimizer, lr0, momentum, ...)."""
+
+    def canonical(self, params: Params) -> Params:
+        """The one spelling of a configuration; inert values become None."""
+
+    def materialise(self, params: Params) -> Applied:
+        """Settings of a configuration: only what differs from the baseline is set."""
+
+
+class Live(Protocol):
+    """What a running trial has done so far (run/trial.py)."""
+
+    @property
+    def phase(self) -> str:
+        """Where it is."""
+
+    @property
+    def steps(self) -> StepColumns:
+        """Measured steps."""
+
+    @property
+    def n_steps(self) -> int:
+        """How many."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since its process started."""
+
+
+Watch = Callable[[Live], str | None]
+"""Called about twice a second; a returned string stops the segment and becomes the error of a `pruned` result."""
+
+
+class RunTrial(Protocol):
+    """run.trial.run_trial, or whatever answers like it."""
+
+    def __call__(
+        self, spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: Watch | None = None
+    ) -> TrialResult:
+        """Run one trial in its folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that a search needs to know; objective, strategy, seed, backend and task stand in `info`."""
+
+    run_dir: RunDir
+    """Exists, and is ours."""
+    info: RunInfo
+    space: SpacePort
+    budget: Budget
+    data_for: Callable[[Value], str]
+    """Value of YOLO's `cache` -> the `data` argument of a trial with it."""
+    trial_args: dict[str, Any] = field(default_factory=dict)
+    """YOLO arguments of trials only (plots, val, save off), merged last."""
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    n_images: int | None = None
+    images_decoded_per_s: float | None = None
+    """Of one rank, from a probe of about 200 images; None: guessed until a trial has filled a cache."""
+    trial_limit_s: float = 600.0
+    """No trial may take longer, whatever the budget."""
+    stall_s: float = 120.0
+    report_s: float = 10.0
+    """Kept back for exports and the report, which come after the search."""

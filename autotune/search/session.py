@@ -1,0 +1,262 @@
+"""How does one configuration become a trial that was run, told, journaled and learned from?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import geometric_mean, stdev
+from typing import Any, Final
+
+from autotune.contract import (
+    Event,
+    NotTried,
+    Observer,
+    Outcome,
+    Params,
+    PhaseStarted,
+    Role,
+    RunInfo,
+    TrialEnded,
+    TrialProgress,
+    TrialResult,
+    TrialSpec,
+    TrialStarted,
+    write_json,
+)
+from autotune.search import journal, racing
+from autotune.search.budget import Purpose
+from autotune.search.model import PriceModel
+from autotune.search.objective import OBJECTIVES, with_job
+from autotune.search.plan import Live, Plan, RunTrial
+from autotune.search.proposals import Proposals, changes_of
+from autotune.search.study import Study
+
+NOISE_FRAC: Final = 0.015
+"""Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
+_PURPOSE: Final[dict[Role, Purpose]] = {"baseline": "baseline", "sentinel": "sentinels", "finalist": "finalists"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A trial that was started, and what it was worth."""
+
+    result: TrialResult
+    changes: Params
+    value: float | None
+    """Of the objective; None when it gave none."""
+
+    @property
+    def number(self) -> int:
+        """Its trial number."""
+        return self.result.number
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a trial's process is given."""
+
+    train_args: dict[str, Any]
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    patches: Params = dataclasses.field(default_factory=dict)
+
+
+class Session:
+    """The state of one search.
+
+    Attributes:
+        info: run.json as it stands; the baseline adds to it.
+        ran: every trial that was started, in order.
+        baseline: the trial that stands for the user's own settings, once it has run.
+        proposals: what may be tried, once the baseline has run.
+    """
+
+    def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
+        self.plan = plan
+        self.info: RunInfo = plan.info
+        self.study = study
+        self.model = PriceModel(plan.n_images, plan.images_decoded_per_s)
+        self.ran: list[Ran] = []
+        self.baseline: Ran | None = None
+        self.proposals: Proposals | None = None
+        self.knobs: tuple[str, ...] = ()
+        self.frozen: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.not_tried: list[NotTried] = []
+        self._run_trial = run_trial
+        self._observers = observers
+
+    @property
+    def t_s(self) -> float:
+        """Seconds since the run began."""
+        return self.plan.budget.elapsed_s()
+
+    def emit(self, event: Event) -> None:
+        """Journal it and pass it on."""
+        journal.emit(self.plan.run_dir, self._observers, event)
+
+    def phase(self, name: str, note: str = "") -> None:
+        """A new part of the run begins."""
+        self.emit(PhaseStarted(t_s=self.t_s, phase=name, note=note))
+
+    def settings(self, params: Params) -> Settings:
+        """Configuration -> settings: the space's, the pinned optimizer, the data of its cache mode, trial-only ones."""
+        applied = self.plan.space.materialise(params)
+        args = {**applied.train_args, **self.plan.space.pin(self.info.resolved)}
+        return Settings(self.trial_args(args), applied.env, applied.patches)
+
+    def trial_args(self, args: dict[str, Any]) -> dict[str, Any]:
+        """A job's arguments -> a trial's."""
+        return {**args, "data": self.plan.data_for(args.get("cache", False)), **self.plan.trial_args}
+
+    def price_s(self, params: Params) -> float:
+        """Seconds that a trial of this configuration will take."""
+        return self.model.price(params, self.plan.segment).total_s
+
+    def run(self, number: int, role: Role, params: Params, settings: Settings, limit_s: float | None = None) -> Ran:
+        """Start one process and take in its result; the study is not told yet.
+
+        An interrupt is recorded as this trial's outcome and passed on.
+
+        Args:
+            number: its trial number.
+            role: of the trial.
+            params: the configuration it stands for, canonical.
+            settings: what it is given.
+            limit_s: of its time; the run's limit and what is left of the budget hold anyway.
+        """
+        plan, budget = self.plan, self.plan.budget
+        changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
+        deadline_s = min(plan.trial_limit_s, limit_s or plan.trial_limit_s, max(1.0, budget.left_s() - plan.report_s))
+        spec = TrialSpec(
+            number=number,
+            role=role,
+            backend=self.info.backend,
+            task=self.info.task,
+            params=params,
+            changes=changes,
+            train_args=settings.train_args,
+            env=settings.env,
+            patches=settings.patches,
+            gpus=self.info.gpus,
+            n_ranks=self.info.n_ranks,
+            segment=plan.segment,
+            deadline_s=deadline_s,
+            stall_s=plan.stall_s,
+            seed=self.info.seed,
+        )
+        directory = plan.run_dir.trial(number)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=self.price_s(params)))
+        started_s = self.t_s
+        with budget.spend(_PURPOSE.get(role, "trials_lost")) as spending:
+            try:
+                result = self._run_trial(spec, directory, started_s=started_s, watch=self._watch(number, role))
+            except KeyboardInterrupt:
+                result = TrialResult(
+                    number=number,
+                    role=role,
+                    outcome=Outcome.INTERRUPTED,
+                    params=params,
+                    started_s=started_s,
+                    took_s=self.t_s - started_s,
+                    error="interrupted",
+                )
+                self._take(result, changes)
+                raise
+            if role == "trial" and result.outcome.measured:
+                spending.purpose = "trials_ok"
+        return self._take(result, changes)
+
+    def tell(self, ran: Ran) -> None:
+        """Tell the study what a trial that it numbered was worth."""
+        self.study.tell(ran.number, ran.result, ran.value)
+
+    def ask_and_run(self, role: Role, params: Params) -> Ran:
+        """Number, run and tell a configuration that is repeated on purpose (sentinel, finalist)."""
+        number, _ = self.study.ask(params, role=role)
+        try:
+            ran = self.run(number, role, params, self.settings(params))
+        except KeyboardInterrupt:
+            self.tell_interrupted()
+            raise
+        self.tell(ran)
+        return ran
+
+    def tell_interrupted(self) -> None:
+        """Tell the study of the trial that the interrupt ended, if one was running."""
+        if self.ran and self.ran[-1].result.outcome is Outcome.INTERRUPTED:
+            self.tell(self.ran[-1])
+
+    def _take(self, result: TrialResult, changes: Params) -> Ran:
+        """Judge a result by the objective, learn its price, write it down."""
+        self.model.learn(result.params, result)
+        first = self.baseline.result if self.baseline else None
+        result = with_job(result, first, self.model.cold_s(result.params))
+        worth = OBJECTIVES[self.info.objective](result)
+        ran = Ran(result, changes, worth if result.outcome.measured or result.outcome is Outcome.PRUNED else None)
+        self.ran.append(ran)
+        self._write(ran)
+        self.emit(TrialEnded(t_s=self.t_s, changes=changes, result=result))
+        return ran
+
+    def _write(self, ran: Ran) -> None:
+        """result.json with the objective in it, and trials.csv anew."""
+        write_json(self.plan.run_dir.trial(ran.number).result, ran.result)
+        journal.write_trials_csv(self.plan.run_dir, (r.result for r in self.ran), self.knobs)
+
+    def _watch(self, number: int, role: Role) -> Any:
+        """Show what a trial measures, and stop a search trial that cannot win."""
+        best = self.best().result if role == "trial" and self.baseline else None
+        by_job = self.info.objective == "job_time"
+
+        def watch(live: Live) -> str | None:
+            took_s = sum(live.steps.step_s)
+            rate = sum(live.steps.images) / took_s if took_s else None
+            progress = TrialProgress(
+                t_s=self.t_s, number=number, phase=live.phase, n_steps=live.n_steps, images_per_s=rate
+            )
+            self.emit(progress)
+            return racing.hopeless(live.steps, best, by_job=by_job)
+
+        return watch
+
+    def replace_last_params(self, params: Params) -> None:
+        """Give the last trial the configuration that it turned out to be (the baseline, once its values are known)."""
+        last = self.ran[-1]
+        self.ran[-1] = dataclasses.replace(last, result=dataclasses.replace(last.result, params=params))
+        self._write(self.ran[-1])
+
+    def baseline_values(self) -> list[float]:
+        """Objective of every search-time run of the user's own settings: the baseline and its sentinels."""
+        if self.baseline is None:
+            return []
+        repeats = [r for r in self.ran if r.result.role == "sentinel" and r.result.outcome.measured]
+        return [r.value for r in (self.baseline, *repeats) if r.value]
+
+    def noise_frac(self) -> float:
+        """Run-to-run standard deviation as a share, from the repeats of the baseline when there are three."""
+        values = self.baseline_values()
+        if len(values) < 3:
+            return NOISE_FRAC
+        return max(NOISE_FRAC, stdev(v / geometric_mean(values) for v in values))
+
+    def best(self) -> Ran:
+        """Lowest objective among ok search trials; within the noise of it, the one with the fewest changes.
+
+        The baseline stands for the mean of its repeats.
+        """
+        assert self.baseline is not None
+        mine = self.baseline_values()
+        own = dataclasses.replace(self.baseline, value=geometric_mean(mine) if mine else None)
+        tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome is Outcome.OK]
+        valued = [(r.value, r) for r in (own, *tried) if r.value]
+        if not valued:
+            return self.baseline
+        limit = min(value for value, _ in valued) * (1 + self.noise_frac())
+        return min((len(r.changes), value, r.number, r) for value, r in valued if value <= limit)[3]
+
+    def write_info(self, **fields: Any) -> None:
+        """Rewrite run.json with what the baseline taught."""
+        self.info = dataclasses.replace(self.info, **fields)
+        write_json(self.plan.run_dir.info, self.info)

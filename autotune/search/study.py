@@ -1,0 +1,199 @@
+"""How does Optuna hear what happened? Storage, ask, tell, importance; only this file and samplers.py speak Optuna."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Final
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autotune.contract import Outcome, Params, Role, TrialResult, Value
+from autotune.search.samplers import SAMPLERS
+
+STUDY_NAME: Final = "autotune"
+FEASIBLE: Final = "feasible"
+"""The one constraint key, on every told trial: samplers compare constraints by position, so there must be no second."""
+INFEASIBLE: Final = frozenset({Outcome.OOM, Outcome.TIMEOUT, Outcome.INVALID, Outcome.MISMATCH})
+FORGOTTEN: Final = frozenset({Outcome.CRASH, Outcome.INTERRUPTED})
+MIN_FOR_IMPORTANCE: Final = 5
+FEW_FOR_IMPORTANCE: Final = 20
+
+
+class Study:
+    """One Optuna study in one SQLite file; every trial of ours, the repeated ones too, is a trial of it.
+
+    Args:
+        path: SQLite file, made when missing.
+        objective: name of the objective; it becomes the metric name.
+        strategy: key of SAMPLERS.
+        seed: of the sampler.
+        command: the command line, kept as a study attribute.
+
+    Attributes:
+        domain: knob -> values to choose from. Set once, before the first ask that suggests: Optuna forbids a
+            choice list that changes, and ours is only known after the baseline has run.
+    """
+
+    def __init__(self, path: Path, *, objective: str, strategy: str, seed: int, command: str = "") -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # RDBStorage puts its address through str.format, so a brace in a folder name has to be doubled.
+        address = f"sqlite:///{path.absolute()}".replace("{", "{{").replace("}", "}}")
+        self._storage = optuna.storages.RDBStorage(address)
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name=STUDY_NAME,
+            direction="minimize",
+            sampler=SAMPLERS[strategy](seed),
+            pruner=optuna.pruners.NopPruner(),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # set_metric_names has been experimental since 3.2
+            self._study.set_metric_names([objective])
+        self._study.set_user_attr("command", command)
+        self._study.set_user_attr("objective", objective)
+        self._imputes = strategy == "gp"
+        self._running: dict[int, Trial] = {}
+        self._outside: set[int] = set()
+        self._n_asked = 0
+        self._worst: float | None = None
+        self.domain: dict[str, tuple[Value, ...]] = {}
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next ask will give."""
+        return self._n_asked
+
+    def ask(self, params: Params | None = None, *, role: Role = "trial") -> tuple[int, Params]:
+        """Start a trial.
+
+        Args:
+            params: what it must be; knobs not in the domain are left out, and so are values that canonical spelling
+                made None because they are inert here: the sampler fills those in. None lets the sampler choose all.
+            role: stored with it.
+
+        Returns:
+            Trial number and knob -> value over the domain. Params that the domain does not hold (a baseline too
+            large for it) come back as they are: such a trial is kept, and never shown to the sampler.
+        """
+        fixed: Params = {}
+        for name, value in (params or {}).items():
+            if name in self.domain and not (value is None and not _holds(self.domain[name], value)):
+                fixed[name] = value
+        outside = any(not _holds(self.domain[name], value) for name, value in fixed.items())
+        if params is not None and not outside:
+            self._study.enqueue_trial(fixed)
+        distributions = {} if outside else {n: CategoricalDistribution(v) for n, v in self.domain.items()}
+        trial = self._study.ask(distributions)  # type: ignore[arg-type]
+        trial.set_user_attr("role", role)
+        self._n_asked = trial.number + 1
+        self._running[trial.number] = trial
+        if outside:
+            self._outside.add(trial.number)
+            return trial.number, fixed
+        return trial.number, dict(trial.params)
+
+    def tell(
+        self, number: int, result: TrialResult, value: float | None, *, duplicate_of: int | None = None
+    ) -> TrialState:
+        """End a trial as DESIGN 4 says; `gp` cannot see PRUNED trials and gets imputed COMPLETE ones instead.
+
+        Args:
+            number: from ask.
+            result: what happened (for a duplicate: to the trial that was really run).
+            value: of the objective; None when there is none.
+            duplicate_of: number of the trial that measured this configuration before.
+        """
+        trial = self._running.pop(number)
+        ci = [result.ci95_lo, result.ci95_hi]
+        folder = f"trials/{(number if duplicate_of is None else duplicate_of):04d}"
+        attrs = {"outcome": result.outcome.value, "images_per_s": result.images_per_s, "ci95": ci, "folder": folder}
+        for name, attr in attrs.items():
+            trial.set_user_attr(name, attr)
+        if result.error:
+            trial.set_user_attr("error", result.error)
+        if duplicate_of is not None:
+            trial.set_user_attr("duplicate_of", duplicate_of)
+        value = value if value is not None and math.isfinite(value) else None
+
+        if number in self._outside or result.outcome in FORGOTTEN:
+            return self._end(trial, TrialState.FAIL)
+        feasible = result.outcome not in INFEASIBLE
+        trial.set_constraint(FEASIBLE, -1.0 if feasible else 1.0)
+        if result.outcome.measured:
+            if value is None:
+                return self._end(trial, TrialState.FAIL)
+            self._worst = value if self._worst is None else max(self._worst, value)
+            return self._end(trial, TrialState.COMPLETE, value)
+        if self._imputes:
+            imputed = value if feasible and value is not None else self._worst
+            if imputed is None:
+                return self._end(trial, TrialState.FAIL)
+            trial.set_user_attr("imputed", True)
+            return self._end(trial, TrialState.COMPLETE, imputed)
+        if feasible and value is not None:
+            trial.report(value, step=result.n_steps)  # a PRUNED trial's value is the last one reported
+        return self._end(trial, TrialState.PRUNED)
+
+    def skip(self, number: int, reason: str) -> None:
+        """End a trial that was not started."""
+        trial = self._running.pop(number)
+        trial.set_user_attr("skipped", reason)
+        self._end(trial, TrialState.FAIL)
+
+    def close(self) -> None:
+        """Fail what an interrupt left open, so that no zombie repels the sampler, and let go of the file."""
+        for number in list(self._running):
+            self.skip(number, "interrupted")
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def importance(self) -> tuple[dict[str, float], str, int]:
+        """PED-ANOVA over feasible, really measured, distinct configurations (SEARCH 5.7).
+
+        Returns:
+            Knob -> share of the variance (sums to 1, largest first; empty when there are too few trials), a note
+            for the reader, and the number of trials it rests on.
+        """
+        trials = [t for t in self._study.get_trials(deepcopy=False) if _counts_for_importance(t)]
+        n_varied = sum(len({repr(t.params[n]) for t in trials if n in t.params}) > 1 for n in self.domain)
+        if len(trials) < MIN_FOR_IMPORTANCE:
+            return {}, f"{len(trials)} measured configurations are too few (at least {MIN_FOR_IMPORTANCE})", len(trials)
+        if n_varied < 2:
+            return {}, "fewer than two knobs were varied", len(trials)
+        copy = optuna.create_study(direction="minimize")
+        copy.add_trials(trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # few trials: our note says it
+            shares = optuna.importance.get_param_importances(copy)
+        total = sum(shares.values())
+        if not math.isfinite(total) or total <= 0:
+            return {}, "no knob stands out of the noise", len(trials)
+        note = ""
+        if len(trials) < FEW_FOR_IMPORTANCE:
+            note = f"only {len(trials)} measured configurations: an indication, not a result"
+        return {n: s / total for n, s in shares.items()}, note, len(trials)
+
+    def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> TrialState:
+        self._study.tell(trial, value, state=state)
+        return state
+
+
+def _holds(choices: tuple[Value, ...], value: Value) -> bool:
+    """Membership that keeps True and 1 apart."""
+    return any(type(c) is type(value) and c == value for c in choices)
+
+
+def _counts_for_importance(trial: FrozenTrial) -> bool:
+    attrs = trial.user_attrs
+    return (
+        trial.state == TrialState.COMPLETE
+        and attrs.get("outcome") == Outcome.OK.value
+        and attrs.get("role") in ("trial", "baseline")
+        and not attrs.get("imputed")
+        and "duplicate_of" not in attrs
+    )
