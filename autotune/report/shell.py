@@ -1,0 +1,79 @@
+"""How does a configuration start from a shell? The text of env.sh and launch.sh."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Final
+
+from autotune.contract import Winner
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_KNOB_OF: Final = {
+    "OMP_NUM_THREADS": "omp_num_threads",
+    "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf",
+    "NCCL_SOCKET_NTHREADS": "nccl_socket",
+    "NCCL_NSOCKS_PERTHREAD": "nccl_socket",
+}
+
+
+def one_line(text: str) -> str:
+    """Text that can stand in a comment of YAML or bash: printable, without line breaks."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def env_sh(winner: Winner, claim: str) -> str:
+    """env.sh: one `export` a variable, valid when there is none.
+
+    Args:
+        winner: whose env is written; an empty value stands for "not set", whatever the caller's shell exports.
+        claim: the line that says how fast this is and how sure that is.
+    """
+    lines = [
+        "# shellcheck shell=bash disable=SC2016  # values are literal",
+        f"# {one_line(claim)}",
+        "# The environment of this configuration:  source env.sh",
+    ]
+    if not winner.env:
+        lines.append("# Nothing to set: no variable of the environment made it faster.")
+    for name, value in sorted(winner.env.items()):
+        assert _NAME.fullmatch(name), f"not a name of an environment variable: {name!r}"
+        lines.append(f"# {one_line(_doc(name))}")
+        lines.append(f"export {name}={shlex.quote(value)}" if value else f"unset {name}")
+    return "\n".join(lines) + "\n"
+
+
+def launch_sh(winner: Winner, claim: str) -> str:
+    """launch.sh: plain `yolo` when YOLO's own arguments are all there is, else our trainer with the patches."""
+    if winner.patches:
+        names = ", ".join(sorted(winner.patches))
+        why = f"# Through autotune, because YOLO has no argument for: {one_line(names)}."
+        start = 'exec "${PYTHON:-python}" -m autotune train "$here/winner.json" "$@"'
+    else:
+        why = "# Plain YOLO: every setting is one of its own arguments or stands in env.sh."
+        start = 'exec yolo train cfg="$here/best.yaml" "$@"'
+    return "\n".join(
+        [
+            "#!/usr/bin/env bash",
+            f"# {one_line(claim)}",
+            "# Anything you add is passed on:  bash launch.sh epochs=300",
+            why,
+            "set -euo pipefail",
+            'here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"',
+            "# shellcheck source=/dev/null",
+            'source "$here/env.sh"',
+            start,
+            "",
+        ]
+    )
+
+
+def _doc(variable: str) -> str:
+    """What the knob table says about a variable."""
+    try:
+        from autotune.space.knobs import KNOBS
+    except ImportError:
+        return variable
+    knob = KNOBS.get(_KNOB_OF.get(variable, ""))
+    return str(knob.doc) if knob is not None else variable
