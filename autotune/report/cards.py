@@ -86,6 +86,7 @@ def make_card(
 
 def no_card(run: RunData, title: str, reason: str, df: pd.DataFrame | None = None) -> Card:
     """A card that cannot be drawn, and why."""
+    reason = f"{reason[0].upper()}{reason[1:].rstrip('.')}."
     return Card(title=_title(run, title), note="", df=pd.DataFrame() if df is None else df, reason=reason)
 
 

@@ -113,9 +113,10 @@ def knob_effects(run: RunData) -> Card:
     low, high = medians.groupby("knob").min(), medians.groupby("knob").max()
     widest = str((high / low).idxmax())
     best_value = medians[widest].idxmax()
+    ratio = words.times(high[widest] / low[widest])
     note = (
-        f"{widest} separates most: the median at {widest}={best_value} is "
-        f"{words.times(high[widest] / low[widest])} that of its slowest value. Other settings varied along with it, so this is not its effect alone."
+        f"{widest} separates most: the median at {widest}={best_value} is {ratio} that of its slowest value. "
+        "Other settings varied along with it, so this is not its effect alone."
     )
     return make_card(run, title, note, df, figure=figure)
 
