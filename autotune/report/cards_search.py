@@ -1,0 +1,174 @@
+"""How did the search go: was the time needed, where did it go, and what did it try to no avail?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from autotune.report import words
+from autotune.report.cards import (
+    BASELINE,
+    BEST,
+    OUTCOME_COLOURS,
+    OUTCOME_MARKS,
+    Card,
+    base_figure,
+    make_card,
+    measure_of,
+    no_card,
+    plain,
+    rows_of,
+)
+from autotune.report.load import RunData
+
+_ROLE_MARKS = {"baseline": "diamond", "sentinel": "diamond-open", "finalist": "square-open"}
+_PURPOSES = ("setup", "baseline", "trials_ok", "trials_lost", "sentinels", "finalists", "report", "overhead")
+_PURPOSE_WORDS = {
+    "trials_ok": "trials that gave a number",
+    "trials_lost": "trials lost (oom, crash, pruned, ...)",
+    "sentinels": "your arguments again (drift)",
+    "finalists": "confirming the winner",
+}
+
+
+def best_so_far(run: RunData) -> Card:
+    """Was the time needed? Every trial a point on the clock; those without a number stand in the strip below."""
+    title = "Best so far"
+    if run.trials.empty:
+        return no_card(run, title, "Not one trial was run.")
+    m = measure_of(run)
+    df = run.trials[["number", "role", "outcome", "started_s", "ended_s", "images_per_s", "job_s"]].copy()
+    measured = df["outcome"].isin(["ok", "unstable"]) & df[m.column].notna()
+    df["value"] = (df[m.column] / m.scale).where(measured)
+    searched = df["value"].where(df["role"].isin(["baseline", "trial", "probe"]))
+    df["best_so_far"] = (searched.cummin() if m.lower_is_better else searched.cummax()).ffill()
+    df["differs"] = [differs(run, n) for n in df["number"]]
+    lost = df[df["value"].isna()]
+    lanes = [o for o in OUTCOME_COLOURS if o in set(lost["outcome"])]
+    figure = base_figure(380 + 26 * len(lanes))
+    _points(figure, df[df["value"].notna()], m.unit)
+    line = df[df["best_so_far"].notna()]
+    end_s = max(float(df["ended_s"].max()), run.summary.elapsed_s if run.summary else 0.0)
+    if not line.empty:
+        figure.add_scatter(
+            x=[*(line["ended_s"] / 60), end_s / 60],
+            y=[*line["best_so_far"], line["best_so_far"].iloc[-1]],
+            mode="lines",
+            line={"shape": "hv", "color": BEST, "width": 2},
+            name="best so far",
+            hoverinfo="skip",
+        )
+    for outcome in lanes:
+        rows = lost[lost["outcome"] == outcome]
+        figure.add_scatter(
+            x=(rows["ended_s"] / 60).tolist(),
+            y=[outcome] * len(rows),
+            yaxis="y2",
+            mode="markers",
+            marker={"symbol": OUTCOME_MARKS[outcome], "size": 10, "color": OUTCOME_COLOURS[outcome]},
+            customdata=[[n, plain(d)] for n, d in rows_of(rows, "number", "differs")],
+            hovertemplate=f"trial %{{customdata[0]}} {outcome}<br>%{{customdata[1]}}<extra></extra>",
+            showlegend=False,
+        )
+    if lanes:
+        share = (26 * len(lanes) + 10) / (300 + 26 * len(lanes))
+        figure.update_layout(
+            yaxis={"domain": [share + 0.04, 1]},
+            yaxis2={"domain": [0, share], "showgrid": False, "automargin": True, "range": [-0.7, len(lanes) - 0.3]},
+        )
+    figure.add_vline(x=run.info.budget_s / 60, line={"color": "#8a93a3", "dash": "dot", "width": 1})
+    figure.update_xaxes(title_text="minutes since the start; dotted: the budget", rangemode="tozero")
+    figure.update_layout(xaxis_anchor="y2" if lanes else "y", yaxis_title_text=m.label)
+    return make_card(run, title, _progress_words(df, m.lower_is_better, m.unit), df, figure=figure)
+
+
+def _points(figure: Any, rows: pd.DataFrame, unit: str) -> None:
+    """Measured trials: colour by outcome, mark by role."""
+    kinds = [("baseline", "your arguments"), ("sentinel", "yours again"), ("finalist", "finalist"), ("trial", "trial")]
+    for role, name in kinds:
+        mine = rows[rows["role"] == role] if role != "trial" else rows[~rows["role"].isin(_ROLE_MARKS)]
+        if mine.empty:
+            continue
+        colour = BASELINE if role in ("baseline", "sentinel") else None
+        figure.add_scatter(
+            x=(mine["ended_s"] / 60).tolist(),
+            y=mine["value"].tolist(),
+            mode="markers",
+            name=name,
+            marker={
+                "symbol": _ROLE_MARKS.get(role, "circle"),
+                "size": 9,
+                "color": [colour or OUTCOME_COLOURS[o] for o in mine["outcome"]],
+            },
+            customdata=[[n, plain(d), plain(o)] for n, d, o in rows_of(mine, "number", "differs", "outcome")],
+            hovertemplate=f"trial %{{customdata[0]}} %{{customdata[2]}}: %{{y:.4g}} {unit}"
+            "<br>%{customdata[1]}<extra></extra>",
+        )
+
+
+def differs(run: RunData, number: int) -> str:
+    """What a trial sets otherwise than the user, as one line."""
+    result = run.result(number)
+    return words.assignments(words.differences(result.params, run.baseline_params)) if result else words.DASH
+
+
+def _progress_words(df: pd.DataFrame, lower_is_better: bool, unit: str) -> str:
+    n_lost = int(df["value"].isna().sum())
+    lost = f"; {words.plural(n_lost, 'trial')} gave no number" if n_lost else ""
+    searched = df[df["role"].isin(["baseline", "trial", "probe"]) & df["value"].notna()]
+    if searched.empty:
+        return f"Not one of {words.plural(len(df), 'trial')} gave a number."
+    best = searched.sort_values("value", ascending=lower_is_better).iloc[0]
+    return (
+        f"The best of {words.plural(len(df), 'trial')} was trial {best['number']}, "
+        f"{words.number(best['value'])} {unit}, known after {words.clock(best['ended_s'])} min{lost}."
+    )
+
+
+def ledger(run: RunData) -> Card:
+    """Where did the budget go?"""
+    title = "Where the budget went"
+    spent = run.summary.ledger_s if run.summary else _spent(run)
+    names = [*(p for p in _PURPOSES if p in spent), *(p for p in spent if p not in _PURPOSES)]
+    df = pd.DataFrame([{"purpose": p, "seconds": float(spent[p])} for p in names], columns=["purpose", "seconds"])
+    total = float(df["seconds"].sum())
+    if total <= 0:
+        return no_card(run, title, "No time was spent.", df)
+    figure = base_figure(60 + 30 * len(df))
+    labels = [f"{words.seconds(s)}, {words.percent(s / total)}" for s in df["seconds"]]
+    figure.add_bar(
+        x=df["seconds"].tolist(),
+        y=[plain(_PURPOSE_WORDS.get(p, p)) for p in names],
+        orientation="h",
+        marker={"color": [_purpose_colour(p) for p in names]},
+        text=labels,
+        textposition="auto",
+        hovertemplate="%{y}: %{text}<extra></extra>",
+    )
+    figure.update_layout(showlegend=False, bargap=0.25)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title_text="seconds")
+    lost = float(spent.get("trials_lost", 0.0))
+    most = max(names, key=lambda p: spent[p])
+    note = (
+        f"{words.seconds(total)} of a budget of {words.seconds(run.info.budget_s)}; most went into "
+        f"{_PURPOSE_WORDS.get(most, most)}, and {words.percent(lost / total)} into trials that gave no number."
+    )
+    return make_card(run, title, note, df, figure=figure)
+
+
+def _purpose_colour(purpose: str) -> str:
+    if purpose == "trials_lost":
+        return OUTCOME_COLOURS["oom"]
+    return BEST if purpose in ("trials_ok", "finalists") else BASELINE
+
+
+def _spent(run: RunData) -> dict[str, float]:
+    """The ledger as far as trials tell it, for a run without a summary."""
+    spent: dict[str, float] = {}
+    for role, outcome, took_s in rows_of(run.trials, "role", "outcome", "took_s"):
+        lost = "trials_ok" if outcome in ("ok", "unstable") else "trials_lost"
+        purpose = {"baseline": "baseline", "sentinel": "sentinels", "finalist": "finalists"}.get(role, lost)
+        spent[purpose] = spent.get(purpose, 0.0) + float(took_s)
+    return spent

@@ -1,0 +1,134 @@
+"""What was run, what failed and why, on which machine, and how do I repeat it?"""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+
+from autotune.contract import TrialResult
+from autotune.report import words
+from autotune.report.cards import Card, Cell, Table, make_card, no_card, rows_of
+from autotune.report.load import RunData
+
+
+def trials(run: RunData) -> Card:
+    """All trials; what failed says what happened and what to do."""
+    title = "All trials"
+    if run.trials.empty:
+        return no_card(run, title, "Not one trial was run.", run.trials)
+    base = run.baseline.images_per_s if run.baseline else None
+    best_number = run.summary.best_number if run.summary else None
+    rows = []
+    for number, role, outcome in rows_of(run.trials, "number", "role", "outcome"):
+        r = run.result(number)
+        if r is None:  # trials.csv has it, its folder is gone
+            rows.append((Cell(str(number), number), Cell(role), _outcome(outcome), *[Cell(words.DASH)] * 8))
+            continue
+        ips, peak = r.images_per_s, max(r.peak_mem_bytes, default=None)
+        shown = ips if r.outcome.measured or r.outcome == "pruned" else None
+        ratio = shown / base if shown and base else None
+        half = words.half_width(r.ci95_lo, r.ci95_hi) if shown else None
+        changed = words.assignments(words.differences(r.params, run.baseline_params))
+        rows.append(
+            (
+                Cell(str(number), number),
+                Cell("best" if number == best_number else role),
+                _outcome(outcome),
+                Cell(words.number(shown), shown),
+                Cell(words.number(half), half),
+                Cell(words.times(ratio), ratio),
+                Cell(words.size(peak), peak),
+                Cell(words.percent(r.wait_frac), r.wait_frac),
+                Cell(words.seconds(r.took_s), r.took_s),
+                Cell(changed, css="code"),
+                _trouble(run, r),
+            )
+        )
+    table = Table(
+        (
+            "#",
+            "role",
+            "outcome",
+            "img/s",
+            "±",
+            "x yours",
+            "peak",
+            "wait",
+            "took",
+            "differs from your arguments in",
+            "what happened",
+        ),
+        tuple(rows),
+        numeric=("#", "img/s", "±", "x yours", "peak", "wait", "took"),
+        sortable=True,
+    )
+    counts = run.trials["outcome"].value_counts()
+    note = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
+    return make_card(run, title, f"{words.plural(len(rows), 'trial')}: {note}.", run.trials, table=table)
+
+
+def _outcome(outcome: str) -> Cell:
+    return Cell(outcome, outcome, css=f"outcome o-{outcome}")
+
+
+def _trouble(run: RunData, r: TrialResult) -> Cell:
+    if r.error is None and r.hint is None:
+        return Cell("")
+    text = ". ".join(t.rstrip(".") for t in (r.error, r.hint) if t) + "."
+    log = shlex.quote(str(run.folder.trial(r.number).log.relative_to(run.folder.path)))
+    return Cell(text, more=(*r.log_tail, f"(all of it: {log})") if r.log_tail else ())
+
+
+def environment(run: RunData) -> Card:
+    """Can I repeat it? Machine, versions, exact commands, and what was not tried."""
+    info, m = run.info, run.machine
+    folder = shlex.quote(str(run.folder.path))
+    cores = f"{m.n_cores} usable" + (f" of {m.n_cores_host}" if m.n_cores_host != m.n_cores else "")
+    rows: list[tuple[str, str, str]] = [
+        ("commands", "this run", info.command),
+        ("commands", "this report again", f"python -m autotune report {folder}"),
+        ("commands", "one trial again", f"python -m autotune trial {folder}/trials/0000"),
+        ("commands", "the study in Optuna's words", f"optuna-dashboard sqlite:///{folder}/study.db"),
+        ("question", "started", info.started),
+        ("question", "budget", words.seconds(info.budget_s)),
+        ("question", "objective", f"{info.objective} ({info.direction})"),
+        ("question", "strategy, seed", f"{info.strategy}, {info.seed}"),
+        ("question", "space", info.space),
+        ("question", "training", info.training),
+        ("question", "backend", f"{info.backend}{' (simulated)' if info.simulated else ''}"),
+        ("question", "device", f"{info.device}, {words.plural(info.n_ranks, 'rank')}"),
+        ("question", "your arguments", words.assignments(info.user_args)),
+        ("question", "resolved", words.assignments(info.resolved)),
+        ("machine", "host", m.hostname),
+        ("machine", "cpu", m.cpu),
+        ("machine", "cores", cores),
+        ("machine", "memory", f"{words.size(m.ram_bytes)}, shared {words.size(m.shm_bytes)}"),
+        *(("machine", f"gpu {g.index}", f"{g.name}, {words.size(g.mem_bytes)}, {g.uuid}") for g in m.gpus),
+        *([("machine", "driver", m.driver)] if m.driver else []),
+        ("machine", "fingerprint", m.fingerprint or words.DASH),
+        *(("versions", name, version) for name, version in {**m.versions, **info.versions}.items()),
+        *([("versions", "autotune's git", info.git)] if info.git else []),
+    ]
+    frozen = run.summary.frozen if run.summary else {}
+    rows += [("not varied", knob, why) for knob, why in frozen.items()]
+    for skipped in run.not_tried:
+        price = "" if skipped.price_s is None else f" (price {words.seconds(skipped.price_s)})"
+        name = words.assignments(words.differences(skipped.params, run.baseline_params))
+        rows.append(("not tried", name, f"{skipped.reason}{price}"))
+    if run.summary:
+        rows += [("notes", "", note) for note in run.summary.notes]
+        rows.append(("notes", "stopped because", run.summary.stopped_because))
+    df = pd.DataFrame(rows, columns=["section", "name", "value"])
+    cells = tuple(
+        (
+            Cell(section if i == 0 or rows[i - 1][0] != section else "", css="section"),
+            Cell(name),
+            Cell(text, css="code" if section in ("commands", "not tried") or name == "your arguments" else ""),
+        )
+        for i, (section, name, text) in enumerate(rows)
+    )
+    left = words.plural(len(run.not_tried), "configuration")
+    gpus = ", ".join(g.name for g in m.gpus) or "no GPU"
+    note = f"{m.cpu}, {gpus}; {words.plural(len(frozen), 'knob')} not varied and {left} not tried."
+    return make_card(run, "Environment and how to repeat it", note, df, table=Table(("", "", ""), cells))

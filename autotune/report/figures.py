@@ -1,0 +1,26 @@
+"""Which figures does the report have? To add one: a function of RunData -> Card, and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from autotune.report.cards import Card
+from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
+from autotune.report.cards_result import before_after, sentinels, what_changed
+from autotune.report.cards_search import best_so_far, ledger
+from autotune.report.cards_tables import environment, trials
+from autotune.report.load import RunData
+
+FIGURES: dict[str, Callable[[RunData], Card]] = {
+    "before_after": before_after,
+    "what_changed": what_changed,
+    "best_so_far": best_so_far,
+    "knob_effects": knob_effects,
+    "importance": importance,
+    "throughput_memory": throughput_memory,
+    "ledger": ledger,
+    "sentinels": sentinels,
+    "trials": trials,
+    "environment": environment,
+}
+"""In the order of the page."""

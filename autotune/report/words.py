@@ -1,0 +1,98 @@
+"""How do we say a number to a person? (SI inside, human outside; `None` is a dash)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from autotune.contract import Params, Value
+
+DASH = "-"
+
+
+def number(x: float | None) -> str:
+    """Three significant digits, never in powers of ten: 1131, 91.4, 0.83."""
+    if x is None or not math.isfinite(x):
+        return DASH
+    size = abs(x)
+    if size >= 100 or x == 0:
+        return f"{x:.0f}"
+    if size >= 10:
+        return f"{x:.1f}"
+    return f"{x:.2f}" if size >= 0.1 else f"{x:.2g}"
+
+
+def seconds(x: float | None) -> str:
+    """Seconds -> `0.5 s`, `58 s`, `4.5 min`, `3.2 h`, `12 d`."""
+    if x is None or not math.isfinite(x):
+        return DASH
+    if abs(x) < 9.95:
+        return f"{x:.1f} s"
+    if abs(x) < 99.5:
+        return f"{x:.0f} s"
+    for size, unit in ((60.0, "min"), (3600.0, "h")):
+        if abs(x) / size < 99.5:
+            return f"{number(x / size)} {unit}"
+    return f"{number(x / 86400)} d"
+
+
+def clock(x: float) -> str:
+    """Seconds -> `0:12`, `58:01`, `1:06:12`."""
+    minutes, s = divmod(int(max(x, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"
+
+
+def size(n_bytes: float | None) -> str:
+    """Bytes -> `19.8 GiB`, `512 MiB`."""
+    if n_bytes is None or not math.isfinite(n_bytes):
+        return DASH
+    if n_bytes >= 0.995 * 2**30:
+        return f"{number(n_bytes / 2**30)} GiB"
+    return f"{number(n_bytes / 2**20)} MiB"
+
+
+def percent(frac: float | None) -> str:
+    """Share -> `4 %`; below one percent with a digit, since `0 %` would say `none`."""
+    if frac is None or not math.isfinite(frac):
+        return DASH
+    x = 100 * frac
+    return f"{x:.0f} %" if abs(x) >= 0.95 or x == 0 else f"{x:.1f} %"
+
+
+def half_width(lo: float | None, hi: float | None) -> float | None:
+    """Half of a confidence interval, in its own unit."""
+    return None if lo is None or hi is None else (hi - lo) / 2
+
+
+def rate(images_per_s: float | None, lo: float | None = None, hi: float | None = None, *, pm: str = "+-") -> str:
+    """Images/s with the half-width of its interval: `1131 +-19 img/s`."""
+    if images_per_s is None or not math.isfinite(images_per_s):
+        return DASH
+    half = half_width(lo, hi)
+    return f"{number(images_per_s)}{'' if half is None else f' {pm}{number(half)}'} img/s"
+
+
+def times(x: float | None) -> str:
+    """A ratio: `2.75x`."""
+    return DASH if x is None or not math.isfinite(x) else f"{x:.2f}x"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """Count with its noun: `1 trial`, `3 trials`."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def value(v: Value) -> str:
+    """A knob's value; None means that the knob has no effect in this combination."""
+    return "none" if v is None else str(v)
+
+
+def assignments(params: Mapping[str, Value]) -> str:
+    """`batch_per_gpu=64 workers=2`; a dash when there is none."""
+    return " ".join(f"{k}={value(v)}" for k, v in params.items()) or DASH
+
+
+def differences(params: Params, baseline: Params) -> Params:
+    """What `params` sets otherwise than the baseline (True is not 1)."""
+    return {k: v for k, v in params.items() if k not in baseline or value(v) != value(baseline[k])}

@@ -1,0 +1,193 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.contract import Outcome, RunDir
+from autotune.report.figures import FIGURES
+from autotune.report.load import load_run
+
+from .conftest import ALL_FAILURES, BASE, make_run, params_of, result_of
+
+
+def points(figure: object) -> int:
+    """Markers that a figure draws."""
+    data = json.loads(figure.to_json())["data"]  # type: ignore[attr-defined]
+    return sum(len(trace["x"]) for trace in data if "markers" in trace.get("mode", ""))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_or_says_why(edge_run: RunDir, name: str) -> None:
+    card = FIGURES[name](load_run(edge_run.path))
+    assert card.title
+    if card.drawn:
+        assert card.reason is None
+        assert card.note.endswith(".")
+        assert "nan" not in card.note.lower()
+        assert not card.df.empty
+    else:
+        assert card.reason
+        assert card.reason[0].isupper()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_whole_run_draws_everything(tmp_path: Path, name: str) -> None:
+    assert FIGURES[name](load_run(make_run(tmp_path / "r", 20, failures=ALL_FAILURES).path)).drawn
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_simulated_run_says_so_in_each_title(tmp_path: Path, name: str) -> None:
+    assert "simulated" in FIGURES[name](load_run(make_run(tmp_path / "r", 3, simulated=True).path)).title
+
+
+def test_best_so_far_has_a_point_per_row(edge_run: RunDir) -> None:
+    run = load_run(edge_run.path)
+    card = FIGURES["best_so_far"](run)
+    n_rows = len(edge_run.trials_csv.read_text(encoding="utf-8").splitlines()) - 1
+    assert len(card.df) == n_rows
+    assert (points(card.figure) if card.figure else 0) == n_rows
+
+
+def test_best_so_far_values(tmp_path: Path) -> None:
+    card = FIGURES["best_so_far"](load_run(make_run(tmp_path / "r", 6, failures={2: Outcome.OOM}).path))
+    job_min = [result_of(n).job_s / 60 for n in range(6)]  # type: ignore[operator]
+    assert card.df["value"].isna().tolist()[:6] == [False, False, True, False, False, False]
+    assert card.df["value"][5] == pytest.approx(job_min[5])
+    running = card.df["best_so_far"].tolist()
+    assert running == sorted(running, reverse=True)
+    assert running[-1] == pytest.approx(min(job_min[n] for n in (0, 1, 3, 4, 5))), "finalists do not count"
+    assert card.note.startswith("The best of 12 trials was trial 5,")
+    assert "1 trial gave no number" in card.note
+
+
+def test_best_so_far_rises_with_images_per_s(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "r", 6, info={"objective": "images_per_s"}).path)
+    running = FIGURES["best_so_far"](run).df["best_so_far"].tolist()
+    assert running == sorted(running)
+    assert running[0] == pytest.approx(result_of(0).images_per_s)
+
+
+def test_before_after_takes_finalist_runs_only(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "r", 12).path)
+    card = FIGURES["before_after"](run)
+    assert card.df["number"].tolist() == [12, 15, 16, 13, 14, 17]
+    assert points(card.figure) == 6
+    base = card.df[card.df["name"] == "baseline"]["gain"]
+    assert base.prod() ** (1 / 3) == pytest.approx(1.0)
+    assert card.df[card.df["name"] == "best"]["gain"].mean() == pytest.approx(1.89, rel=0.02)
+    bars = [t for t in json.loads(card.figure.to_json())["data"] if t["type"] == "bar"]  # type: ignore[union-attr]
+    assert "error_x" not in bars[0]
+    assert bars[1]["error_x"]["array"][0] == pytest.approx(1.89 * 0.05)
+    assert "95 % CI 1.80 to 1.98" in card.note
+
+
+def test_what_changed_is_the_difference_with_its_share(tmp_path: Path) -> None:
+    best = {**BASE, "torch_threads": 2, "batch_per_gpu": 64}
+    results = [result_of(0), result_of(1, params=best), result_of(2, params={**BASE, "torch_threads": 2})]
+    df = FIGURES["what_changed"](load_run(make_run(tmp_path / "r", results=results).path)).df.set_index("knob")
+    assert set(df.index) == {"torch_threads", "batch_per_gpu"}
+    assert df.loc["torch_threads", ["yours", "best"]].tolist() == ["1", "2"]
+    faster, slower = results[1].images_per_s, results[2].images_per_s
+    assert df.loc["batch_per_gpu", "left_out_frac"] == pytest.approx(slower / faster - 1)  # type: ignore[operator]
+    assert df["left_out_frac"].isna().tolist() == [False, True], "no trial left out torch_threads alone"
+
+
+def test_knob_effects_hold_medians_of_varied_knobs(tmp_path: Path) -> None:
+    results = [result_of(n, params={**BASE, "torch_threads": 1 + n % 2}) for n in range(6)]
+    card = FIGURES["knob_effects"](load_run(make_run(tmp_path / "r", results=results, finalists=False).path))
+    assert set(card.df["knob"]) == {"torch_threads"}
+    medians = card.df.groupby("value")["median"].first()
+    assert medians["2"] == pytest.approx(60.0)
+    assert medians["1"] == pytest.approx(40.0)
+    assert "1.50x" in card.note
+
+
+def test_knob_effects_order_values_by_size_and_keep_types_apart(tmp_path: Path) -> None:
+    caches = [False, "ram", "disk", None]
+    results = [
+        result_of(n, params={**BASE, "cache": caches[n], "batch_per_gpu": (16, 64, 32, 16)[n]}) for n in range(4)
+    ]
+    df = FIGURES["knob_effects"](load_run(make_run(tmp_path / "r", results=results, finalists=False).path)).df
+    assert list(dict.fromkeys(df[df["knob"] == "batch_per_gpu"]["value"])) == ["16", "32", "64"]
+    assert set(df[df["knob"] == "cache"]["value"]) == {"False", "ram", "disk", "none"}
+
+
+def test_importance_warns_under_thirty_trials(tmp_path: Path) -> None:
+    few = FIGURES["importance"](load_run(make_run(tmp_path / "few", 12).path))
+    assert few.df["knob"].tolist() == ["torch_threads", "batch_per_gpu", "cache"]
+    assert "Only 12 trials" in few.note
+    assert "Only" not in FIGURES["importance"](load_run(make_run(tmp_path / "many", 40).path)).note
+    none = FIGURES["importance"](load_run(make_run(tmp_path / "none", 2).path))
+    assert none.reason == "Needs 4 trials that gave a number."
+
+
+def test_memory_front_and_wall(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "r", 8, gpu=True, failures={2: Outcome.OOM}, finalists=False).path)
+    card = FIGURES["throughput_memory"](run)
+    ok = card.df[card.df["images_per_s"].notna()]
+    front = ok[ok["pareto"]].sort_values("peak_mem_bytes")
+    assert front["images_per_s"].is_monotonic_increasing
+    assert ok["images_per_s"].max() in front["images_per_s"].tolist()
+    oom = next(t for t in json.loads(card.figure.to_json())["data"] if t.get("name") == "out of memory")  # type: ignore[union-attr]
+    assert oom["x"] == [80.0]
+    assert "1 trial ran out of memory" in card.note
+
+
+def test_ledger_adds_up(tmp_path: Path) -> None:
+    card = FIGURES["ledger"](load_run(make_run(tmp_path / "r").path))
+    assert dict(zip(card.df["purpose"], card.df["seconds"], strict=True)) == {
+        "setup": 5.0,
+        "baseline": 18.0,
+        "trials_ok": 150.0,
+        "trials_lost": 20.0,
+        "finalists": 110.0,
+    }
+    assert "7 % into trials that gave no number" in card.note
+
+
+def test_ledger_without_a_summary_is_made_of_trials(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", 3, summary=False, finalists=False, failures={2: Outcome.OOM})
+    card = FIGURES["ledger"](load_run(folder.path))
+    assert dict(zip(card.df["purpose"], card.df["seconds"], strict=True)) == {
+        "baseline": 18.0,
+        "trials_ok": 18.0,
+        "trials_lost": 7.0,
+    }
+
+
+def test_sentinels_are_baseline_sentinels_and_baseline_finalists(tmp_path: Path) -> None:
+    card = FIGURES["sentinels"](load_run(make_run(tmp_path / "r", 12).path))
+    assert card.df["number"].tolist() == [0, 8, 12, 15, 16]
+    first, last = card.df["images_per_s"].iloc[0], card.df["images_per_s"].iloc[-1]
+    assert f"{100 * (last / first - 1):.0f} %" in card.note
+    alone = FIGURES["sentinels"](load_run(make_run(tmp_path / "one", 1).path))
+    assert alone.reason
+
+
+def test_trials_table_explains_failures(tmp_path: Path) -> None:
+    crash = replace(
+        result_of(2, Outcome.CRASH), log_tail=("Traceback", "boom"), error="worker died", hint="see the log"
+    )
+    folder = make_run(tmp_path / "r", results=[result_of(0), result_of(1), crash], finalists=False)
+    table = FIGURES["trials"](load_run(folder.path)).table
+    assert table is not None
+    assert len(table.rows) == 3
+    row = dict(zip(table.columns, table.rows[2], strict=True))
+    assert row["what happened"].text == "worker died. see the log."
+    assert row["what happened"].more[:2] == ("Traceback", "boom")
+    assert row["img/s"].text == "-"
+    best = dict(zip(table.columns, table.rows[1], strict=True))
+    assert best["role"].text == "best"
+    assert best["x yours"].key == pytest.approx(result_of(1).images_per_s / result_of(0).images_per_s)  # type: ignore[operator]
+    assert "torch_threads=2" in best["differs from your arguments in"].text
+    assert str(params_of(1)["batch_per_gpu"]) in best["differs from your arguments in"].text
+
+
+def test_environment_says_what_was_not_tried(tmp_path: Path) -> None:
+    df = FIGURES["environment"](load_run(make_run(tmp_path / "r").path)).df
+    text = {(s, n): v for s, n, v in df.itertuples(index=False)}
+    assert text["not tried", "batch_per_gpu=512"] == "dearer than what is left (price 90 s)"
+    assert text["not varied", "compile"] == "no compiler on CPU in this space"
+    assert text["commands", "this run"] == "python -m autotune search --budget 5m"
+    assert text["versions", "torch"] == "2.15.0"
