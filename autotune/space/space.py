@@ -10,11 +10,12 @@ import yaml
 
 from autotune.contract import Params, Value
 from autotune.errors import InputError
-from autotune.space.context import Context
+from autotune.space.context import STOCK_PREFETCH, Context
 from autotune.space.knobs import KNOBS, baseline_params, canonical
 from autotune.space.legal import same, spell
 from autotune.space.scalars import load
-from autotune.space.space_file import RangeSpec, near, read_space_file
+from autotune.space.near import near
+from autotune.space.space_file import RangeSpec, read_space_file
 from autotune.space.training import batch_allowed
 
 PACKAGE = Path(__file__).parents[1]
@@ -150,6 +151,9 @@ def prepare(space: SearchSpace, ctx: Context, training: str) -> Prepared:
         training: same, bounded or any (space/training.py).
     """
     baseline = baseline_params(space.knobs, ctx)
+    workers = [baseline_params(["workers"], ctx)["workers"]]
+    if "workers" in space.knobs:
+        workers += _sift("workers", space.knobs["workers"].values(), ctx, training)[0]
     domain: dict[str, tuple[Value, ...]] = {}
     frozen: dict[str, str] = {}
     for name, spec in space.knobs.items():

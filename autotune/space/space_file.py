@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -24,17 +23,12 @@ from pydantic_core import PydanticCustomError
 from autotune.errors import InputError
 from autotune.space.knobs import KNOBS
 from autotune.space.legal import same, spell
+from autotune.space.near import near
 from autotune.space.scalars import Loader, load
 
 Path = tuple[str | int, ...]
 Fault = tuple[Path, str]
 HINT = "`autotune spaces` lists the knobs; the files in search_spaces/ are examples"
-
-
-def near(word: object, known: Iterable[str]) -> str:
-    """`; did you mean 'cache'?`, or nothing when nothing is near."""
-    match = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{match[0]}'?" if match else ""
 
 
 class _Strict(BaseModel):
