@@ -1,0 +1,73 @@
+"""Is a value that somebody wrote for a knob one that could ever work, on any machine? None, or what it must be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from autotune.contract import Value
+
+Legal = Callable[[Value], str | None]
+
+
+def whole(minimum: int) -> Legal:
+    """A whole number of at least `minimum`; True is not 1."""
+
+    def check(value: Value) -> str | None:
+        good = type(value) is int and value >= minimum
+        return None if good else f"must be a whole number of at least {minimum}"
+
+    return check
+
+
+def one_of(*values: Value) -> Legal:
+    """Exactly one of these, False being something else than 0."""
+
+    def check(value: Value) -> str | None:
+        if any(same(value, v) for v in values):
+            return None
+        return "must be one of " + ", ".join(spell(v) for v in values)
+
+    return check
+
+
+def alloc_conf(value: Value) -> str | None:
+    """One option of the CUDA caching allocator (KNOBS 1.8: an illegal one ends the process at its first allocation)."""
+    if value is None:
+        return None
+    key, _, text = str(value).partition(":")
+    if key == "expandable_segments":
+        return None if text in ("True", "False") else "expandable_segments must be True or False"
+    if key == "garbage_collection_threshold":
+        good = re.fullmatch(r"0?\.\d+", text) is not None and 0 < float(text) < 1
+        return None if good else "garbage_collection_threshold must lie between 0 and 1, both excluded"
+    if key == "max_split_size_mb":
+        return (
+            None if text.isdecimal() and int(text) >= 20 else "max_split_size_mb must be a whole number of at least 20"
+        )
+    return "must be expandable_segments:True, garbage_collection_threshold:0.8, max_split_size_mb:128 or the like"
+
+
+def nccl_socket(value: Value) -> str | None:
+    """`AxB`: NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD; NCCL clamps a product over 64 instead of failing."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,3})x(\d{1,3})", str(value))
+    if not match:
+        return "must be THREADSxSOCKETS, such as 4x4"
+    threads, sockets = int(match[1]), int(match[2])
+    if not 1 <= threads <= 16:
+        return "NCCL_SOCKET_NTHREADS must be 1 to 16"
+    if sockets < 1 or threads * sockets > 64:
+        return "NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD must be 1 to 64"
+    return None
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equality that tells False from 0 and True from 1."""
+    return type(a) is type(b) and a == b
+
+
+def spell(value: Value) -> str:
+    """A value as YAML writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
