@@ -50,8 +50,8 @@ def search(
     from rich.console import Console
 
     from autotune.report.terminal import make_view
-    from autotune.session import Request, command_line
-    from autotune.session import search as run
+    from autotune.app import Request, command_line
+    from autotune.app import search as run
 
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
     request = Request(
@@ -79,7 +79,7 @@ def search(
 def report(run: Annotated[str, typer.Argument(help="A run folder.")]) -> int:
     """Make report.html again from a run folder alone."""
     from autotune.report.html import write_report
-    from autotune.session import run_folder
+    from autotune.app import run_folder
 
     print(write_report(run_folder(run).path))
     return EXIT_OK
@@ -95,7 +95,7 @@ def export(
     from pathlib import Path
 
     from autotune.report.export import export as write
-    from autotune.session import run_folder
+    from autotune.app import run_folder
 
     run_dir = run_folder(run)
     where = Path(out) if out else run_dir.path / f"trial-{trial:04d}" if trial is not None else None
@@ -134,7 +134,7 @@ def spaces(
     training: Annotated[str, typer.Option(help="As in search.")] = "same",
 ) -> int:
     """List the search spaces, or say what of one would be tried here, and why the rest would not."""
-    from autotune.session import describe_space, list_all_spaces
+    from autotune.app import describe_space, list_all_spaces
 
     print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training)))
     return EXIT_OK

@@ -66,6 +66,11 @@ def cache_home() -> Path:
     return Path.home() / ".cache" / "autotune"
 
 
+def demo_exists() -> bool:
+    """True when the demo set of the default size has been drawn before."""
+    return (cache_home() / VERSION / "data.yaml").exists()
+
+
 def demo_dataset(
     cache_dir: Path | None = None,
     *,

@@ -181,10 +181,12 @@ def explore(session: Session) -> str:
     proposals, plan, study = session.proposals, session.plan, session.study
     assert proposals is not None
     left_after_baseline_s = plan.budget.left_s()
-    n_since_sentinel = duplicates = skips = 0
+    n_since_sentinel = duplicates = skips = n_trials = 0
     while True:
         if not study.domain:
             return "nothing to search: no knob of the space has two values here"
+        if plan.max_trials is not None and n_trials >= plan.max_trials:
+            return f"{n_trials} trials, as many as were asked for"
         if proposals.exhausted():
             return "every configuration was measured" if not session.not_tried else "only dear configurations are left"
         if skips >= SKIPS_IN_A_ROW:
@@ -218,6 +220,7 @@ def explore(session: Session) -> str:
             continue
         skips = 0
         n_since_sentinel += 1
+        n_trials += 1
         proposals.known[key_of(params)] = number
         # The price may be wrong, but not without bound, and the finalists' reserve is not this trial's to spend.
         search_s = min(max(2 * price_s, 60.0), max(room_s, 1.25 * price_s))

@@ -135,3 +135,5 @@ class Plan:
     stall_s: float = 120.0
     report_s: float = 10.0
     """Kept back for exports and the report, which come after the search."""
+    max_trials: int | None = None
+    """Search trials at most (the dry run's ten); None: as many as the budget holds."""

@@ -59,8 +59,12 @@ def yolo_defaults() -> dict[str, Any]:
     return dict(_defaults())
 
 
-def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_pairs(pairs: Iterable[str], *, full_training: bool = False) -> dict[str, Any]:
     """`key=value` words as a dict; values are YAML scalars (1e-3 is a number, none is None).
+
+    Args:
+        pairs: words as typed.
+        full_training: for `autotune train`, which owns no argument: resume= and time= are the user's there.
 
     Raises:
         InputError: not key=value, a key given twice, or one that Ultralytics does not know.
@@ -74,7 +78,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         if key in args:
             raise InputError(f"{key} is given twice", "leave one of the two")
         args[key] = _value(key, text.strip())
-    _check_keys(args)
+    _check_keys(args, owned={} if full_training else OWNED)
     return args
 
 
@@ -93,11 +97,11 @@ def _value(key: str, text: str) -> Any:
         return text
 
 
-def _check_keys(args: Mapping[str, Any]) -> None:
+def _check_keys(args: Mapping[str, Any], owned: Mapping[str, str] = OWNED) -> None:
     known = yolo_defaults()
     for key in args:
-        if key in OWNED and not (key == "mode" and args[key] == "train"):
-            raise InputError(f"{key}= cannot be given to autotune", OWNED[key])
+        if key in owned and not (key == "mode" and args[key] == "train"):
+            raise InputError(f"{key}= cannot be given to autotune", owned[key])
         if key not in known:
             knob = f"{key} is a knob of autotune: name it in a space file (--space)" if key in KNOBS else ""
             raise InputError(f"Ultralytics has no argument {key!r}{near(key, known)}", knob)

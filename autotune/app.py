@@ -62,7 +62,9 @@ class Request:
     """What was asked for; the names are those of the flags."""
 
     pairs: Sequence[str] = ()
-    """YOLO's own key=value."""
+    """YOLO's own key=value, as typed."""
+    user_args: Mapping[str, Any] | None = None
+    """The same from Python, in place of `pairs`."""
     gpus: str | None = None
     budget: str = "30m"
     space: str | None = None
@@ -169,7 +171,8 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     check_objective(request.objective)
     if request.training not in ("same", "bounded", "any"):
         raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
-    user = parse_pairs(list(request.pairs))
+    user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
+    job_args(user)  # refuses what cannot train, before anything is written
     machine = read_machine()
     if request.dry_run and not machine.gpus and request.gpus:
         machine = replace(machine, gpus=(Gpu(index=0, uuid="GPU-simulated", name="simulated GPU", mem_bytes=16 << 30),))
@@ -189,7 +192,8 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     if request.dry_run and demo:
         job["data"], info_data = "demo", None
     else:
-        _early(observers, headline, began, budget_s) if demo else None
+        if demo:
+            _early(observers, began)
         job["data"] = str(demo_dataset()) if demo else str(user["data"])
         info_data = inspect_dataset(job["data"], task)
         job["data"] = str(info_data.data_yaml or info_data.root)
@@ -243,7 +247,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             run_dir=run_dir,
             info=info,
             space=SpacePort(space, ctx, request.training),
-            budget=Budget(budget_s, began=began),
+            budget=Budget(budget_s, started=began),
             data_for=data_for,
             trial_args=TRIAL_ARGS,
             segment=segment_settings(device, budget_s),
@@ -327,7 +331,7 @@ def _headline(
     )
 
 
-def _early(observers: Sequence[Observer], headline: str, began: float, budget_s: float) -> None:
+def _early(observers: Sequence[Observer], began: float) -> None:
     """The demo set takes seconds the first time: say what is going on before it is drawn."""
     from autotune.run.demo import demo_exists
 
@@ -407,3 +411,46 @@ def run_folder(path: str) -> RunDir:
 def command_line(argv: Sequence[str]) -> str:
     """What was typed, quoted so that it can be pasted."""
     return shlex.join([Path(sys.executable).name, "-m", "autotune", *argv])
+
+
+def list_all_spaces() -> list[str]:
+    """Every space and every knob, a line each."""
+    from autotune.space.knobs import KNOBS
+    from autotune.space.space import list_spaces
+
+    spaces = [f"{name:10} {doc}" for name, doc in list_spaces().items()]
+    knobs = [f"{k.name:18} {k.site:9} {k.training:10} {k.doc}" for k in KNOBS.values()]
+    return [*spaces, "", "knobs:", *knobs]
+
+
+def describe_space(name: str, pairs: Sequence[str], gpus: str | None, training: str) -> list[str]:
+    """What of a space would be tried for this job on this machine, and why the rest would not.
+
+    Raises:
+        InputError: no such space, or wrong arguments.
+    """
+    from autotune.machine.facts import describe, read_machine, resolve_gpus
+    from autotune.space.knobs import KNOBS, Context
+    from autotune.space.legal import spell
+    from autotune.space.space import load_space, prepare
+    from autotune.space.yolo_args import job_args, parse_pairs
+
+    user = parse_pairs(list(pairs))
+    machine = read_machine()
+    device, _ = resolve_gpus(gpus, user.get("device"), machine)
+    space = load_space(name)
+    ctx = Context(
+        machine=machine,
+        task=str(user.get("task") or "detect"),
+        device="cpu" if device == "cpu" else "cuda",
+        n_ranks=1,
+        train_args=job_args({**user, "device": device}),
+        effective={},
+    )
+    prepared = prepare(space, ctx, training)
+    lines = [f"{space.name}: {space.doc}", f"on {describe(machine)}, --training {training}:"]
+    for knob, values in prepared.domain.items():
+        shown = ", ".join(spell(v) + (" (yours)" if v == prepared.baseline.get(knob) else "") for v in values)
+        lines.append(f"  {knob}: {shown}   [{KNOBS[knob].doc}]")
+    lines += [f"  not tried: {what}: {why}" for what, why in prepared.frozen.items()]
+    return lines

@@ -1,0 +1,144 @@
+"""autotune.tune(...), autotune.load(...): the search from Python, with the names of the flags."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.contract import Machine, RunInfo, Summary, Winner, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from autotune.report.load import RunData
+
+
+class Run:
+    """A run folder.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def data(self) -> RunData:
+        """Everything in the folder, loaded."""
+        from autotune.report.load import load_run
+
+        return load_run(self.path)
+
+    @property
+    def info(self) -> RunInfo:
+        """run.json."""
+        return self.data.info
+
+    @property
+    def machine(self) -> Machine | None:
+        """machine.json."""
+        return self.data.machine
+
+    @property
+    def summary(self) -> Summary | None:
+        """summary.json; None when the search died before it was written."""
+        return self.data.summary
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, as trials.csv."""
+        return self.data.trials
+
+    @property
+    def best(self) -> Winner:
+        """The exported configuration: `YOLO(run.best.train_args.pop("model")).train(**run.best.train_args)`."""
+        return read_json(self.path / "best" / "winner.json", Winner)
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """Plotly figures of the report by name; None for one that could not be drawn."""
+        from autotune.report.figures import FIGURES
+
+        return {name: make(self.data).figure for name, make in FIGURES.items()}
+
+    def __repr__(self) -> str:
+        verdict = self.summary.verdict.sentence if self.summary else "unfinished"
+        return f"Run({str(self.path)!r}: {verdict})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        drawn = [f for f in self.figures.values() if f is not None][:3]
+        return f"<p>{escape(repr(self))}</p>" + "".join(f.to_html(full_html=False) for f in drawn)
+
+
+def tune(
+    *,
+    gpus: int | str | None = None,
+    budget: str = "30m",
+    space: str | None = None,
+    objective: str = "job_time",
+    strategy: str = "tpe",
+    training: str = "same",
+    seed: int = 0,
+    name: str | None = None,
+    out: str | Path = "results",
+    dry_run: bool = False,
+    **yolo: Any,
+) -> Run:
+    """Search, prove, export, report; blocks until done. Ctrl-C returns the run so far.
+
+    Args:
+        gpus: how many, which ("0"), or "all"; None: one, or the CPU.
+        budget: "90s", "30m", "2h", from the call to the report.
+        space: name or file of a search space.
+        objective: "job_time" or "images_per_s".
+        strategy: "tpe", "random" or "gp".
+        training: "same", "bounded" or "any".
+        seed: of the sampler and of the order of finalists.
+        name: label of the run folder.
+        out: folder for run folders.
+        dry_run: simulate.
+        **yolo: YOLO's own arguments: model, data, epochs, imgsz, batch, ...
+
+    Raises:
+        AutotuneError: wrong input, or no trial succeeded.
+    """
+    from rich.console import Console
+
+    from autotune.app import Request, search
+    from autotune.report.terminal import make_view
+
+    request = Request(
+        user_args=yolo,
+        gpus=None if gpus is None else str(gpus),
+        budget=budget,
+        space=space,
+        objective=objective,
+        strategy=strategy,
+        training=training,
+        seed=seed,
+        name=name,
+        out=str(out),
+        dry_run=dry_run,
+        command="autotune.tune(...)",
+    )
+    view = make_view(Console(), mode="auto")
+    try:
+        folder, _ = search(request, [view])
+    finally:
+        view.close()
+    return Run(folder)
+
+
+def load(path: str | Path) -> Run:
+    """A run folder made before.
+
+    Raises:
+        InputError: not a run folder.
+    """
+    from autotune.app import run_folder
+
+    return Run(run_folder(str(path)).path)
