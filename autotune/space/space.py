@@ -13,8 +13,8 @@ from autotune.errors import InputError
 from autotune.space.context import STOCK_PREFETCH, Context
 from autotune.space.knobs import KNOBS, baseline_params, canonical
 from autotune.space.legal import same, spell
-from autotune.space.scalars import load
 from autotune.space.near import near
+from autotune.space.scalars import load
 from autotune.space.space_file import RangeSpec, read_space_file
 from autotune.space.training import batch_allowed
 
@@ -161,11 +161,12 @@ def prepare(space: SearchSpace, ctx: Context, training: str) -> Prepared:
             frozen[name] = reason
             continue
         values, dropped = _sift(name, spec.values(), ctx, training)
-        if name == "prefetch_factor" and 0 in (*domain.get("workers", ()), baseline.get("workers")):
-            values += [
-                None,
-                canonical({name: None, "workers": 1}, ctx)[name],
-            ]  # without workers; and what None means with
+        if name == "prefetch_factor":
+            if not any(workers):
+                frozen[name] = "there are no loader workers here"
+                continue
+            if 0 in workers:
+                values += [None, STOCK_PREFETCH]  # without workers; and what that is with workers
         values = _distinct([baseline[name], *values])
         frozen |= {f"{name}={_spell_all(vs)}": reason for reason, vs in dropped.items()}
         if len(values) < 2:

@@ -1,0 +1,191 @@
+"""What do we run on, and which GPU did the user ask for?"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from autotune import __version__
+from autotune.contract import Gpu, Machine
+from autotune.errors import InputError
+from autotune.machine.limits import cgroup_cores, cgroup_memory_bytes
+from autotune.machine.nvml import read_driver, read_gpus
+
+DISTRIBUTIONS = ("torch", "torchvision", "ultralytics", "optuna", "numpy", "opencv-python", "pandas", "plotly")
+ONE_GPU = "several GPUs are not supported yet: use --gpus 1, or device=0"
+
+
+def read_machine(root: Path = Path("/")) -> Machine:
+    """Facts of this machine as this process may use it; never raises.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    quota = cgroup_cores(root)
+    n_cores = len(os.sched_getaffinity(0))
+    n_cores = max(1, min(n_cores, int(quota))) if quota is not None else n_cores
+    ram_bytes = min(psutil.virtual_memory().total, cgroup_memory_bytes(root) or 2**62)
+    gpus, driver, cpu, versions = read_gpus(), read_driver(), _cpu_name(root), _versions()
+    return Machine(
+        hostname=socket.gethostname(),
+        cpu=cpu,
+        n_cores=n_cores,
+        n_cores_host=os.cpu_count() or n_cores,
+        ram_bytes=ram_bytes,
+        shm_bytes=_shm_bytes(root),
+        gpus=gpus,
+        driver=driver,
+        versions=versions,
+        fingerprint=fingerprint(gpus, cpu, n_cores, ram_bytes, driver, versions),
+    )
+
+
+def fingerprint(
+    gpus: tuple[Gpu, ...], cpu: str, n_cores: int, ram_bytes: int, driver: str | None, versions: Mapping[str, str]
+) -> str:
+    """Eight hex digits that agree where two throughputs may be compared; host name and GPU serials do not matter."""
+    facts = [
+        [[g.name, g.mem_bytes] for g in gpus],
+        cpu,
+        n_cores,
+        round(ram_bytes / 2**30),
+        driver,
+        versions.get("torch"),
+        versions.get("ultralytics"),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+def describe(machine: Machine) -> str:
+    """Short, for headlines: `4 x H100 80GB` or `CPU, 2 cores`."""
+    if not machine.gpus:
+        return f"CPU, {machine.n_cores} core{'s' * (machine.n_cores != 1)}"
+    kinds = Counter(_gpu_name(g.name) for g in machine.gpus)
+    return " + ".join(f"{n} x {name}" if len(machine.gpus) > 1 else name for name, n in kinds.items())
+
+
+def resolve_gpus(
+    flag: str | None, device: Any, machine: Machine, env: Mapping[str, str] = os.environ
+) -> tuple[str, tuple[str, ...]]:
+    """Which GPU to train on.
+
+    Args:
+        flag: --gpus: how many (`1`), which (`0,2`) or `all`.
+        device: YOLO's device=.
+        machine: from read_machine.
+        env: CUDA_VISIBLE_DEVICES in it narrows what is there; indices count what is visible, as in torch.
+
+    Returns:
+        The device in the user's words (`cpu`, or the index such as `0`), and the UUIDs to make visible to a trial, in
+        which that GPU is then device 0. With neither flag nor device: the first visible GPU, else the CPU.
+
+    Raises:
+        InputError: it cannot be had; never falls back in silence.
+    """
+    if flag is not None and device not in (None, ""):
+        raise InputError(f"--gpus {flag} and device={device} are both given", "leave one of the two")
+    there = visible(machine, env)
+    if flag is not None:
+        wanted = _by_flag(flag.strip(), there)
+    elif device in (None, ""):
+        wanted = [0] if there else []
+    else:
+        wanted = _by_device(device)
+    asked = f"--gpus {flag}" if flag is not None else f"device={device}"
+    missing = [i for i in wanted if i >= len(there)]
+    if missing:
+        have = f"{len(there)} visible GPU{'s' * (len(there) != 1)}" if there else "no GPU"
+        hidden = " (CUDA_VISIBLE_DEVICES hides some)" if len(there) < len(machine.gpus) else ""
+        verb = "are" if len(there) > 1 else "is"
+        raise InputError(f"{asked}: there {verb} {have} here{hidden}", "device=cpu trains on the CPU")
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"{asked} names a GPU twice", "name each once")
+    if len(wanted) > 1:
+        raise InputError(f"{asked} asks for {len(wanted)} GPUs", ONE_GPU)
+    return (str(wanted[0]), (there[wanted[0]].uuid,)) if wanted else ("cpu", ())
+
+
+def visible(machine: Machine, env: Mapping[str, str]) -> list[Gpu]:
+    """The GPUs CUDA would show: in the order of CUDA_VISIBLE_DEVICES, up to its first entry that names none."""
+    listed = env.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return list(machine.gpus)
+    found: list[Gpu] = []
+    for entry in (e.strip() for e in listed.split(",")):
+        matches = [
+            g for g in machine.gpus if entry == str(g.index) or (entry.startswith("GPU-") and g.uuid.startswith(entry))
+        ]
+        if len(matches) != 1 or matches[0] in found:
+            break
+        found += matches
+    return found
+
+
+def _by_flag(flag: str, there: list[Gpu]) -> list[int]:
+    if flag == "all":
+        if not there:
+            raise InputError("--gpus all: there is no GPU here", "device=cpu trains on the CPU")
+        return list(range(len(there)))
+    if not re.fullmatch(r"\d+(,\d+)*", flag):
+        raise InputError(f"--gpus {flag} is neither a number, nor a list such as 0,2, nor all")
+    if "," in flag:
+        return [int(i) for i in flag.split(",")]
+    if int(flag) == 0:
+        raise InputError("--gpus 0 would be no GPU", "device=cpu trains on the CPU, device=0 on the first GPU")
+    return list(range(int(flag)))
+
+
+def _by_device(device: Any) -> list[int]:
+    """YOLO's device= as indices; [] is the CPU. `-1` is an idle GPU to Ultralytics; we take the first."""
+    text = re.sub(r"cuda:|[()\[\]'\s]", "", str(device).lower())
+    if text == "cpu":
+        return []
+    if text in ("cuda", "-1"):
+        return [0]
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise InputError(f"device={device} is not supported", "device=cpu, or the index of a GPU such as device=0")
+    return [int(i) for i in text.split(",")]
+
+
+def _gpu_name(name: str) -> str:
+    """`NVIDIA H100 80GB HBM3` -> `H100 80GB`."""
+    name = re.sub(r"^NVIDIA |GeForce |Tesla ", "", name)
+    return re.sub(r"(\d+GB).*", r"\1", name)
+
+
+def _cpu_name(root: Path) -> str:
+    try:
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()  # ARM names no model
+
+
+def _shm_bytes(root: Path) -> int | None:
+    try:
+        stat = os.statvfs(root / "dev/shm")
+    except OSError:
+        return None
+    return stat.f_frsize * stat.f_blocks
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "autotune": __version__}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,56 @@
+"""How many cores and how much memory does this container leave us? (cgroup v1 and v2)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cgroup_cores(root: Path = Path("/")) -> float | None:
+    """The CPU quota in cores, None where there is none.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    quotas = []
+    for folder in _folders(root, "cpu"):
+        words = _read(folder / "cpu.max").split()  # v2: "150000 100000" or "max 100000"
+        if not words:
+            words = [_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")]  # v1: -1 is no quota
+        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
+
+
+def cgroup_memory_bytes(root: Path = Path("/")) -> int | None:
+    """The memory limit, None where there is none (v2 says "max", v1 a number near 2^63).
+
+    Args:
+        root: of the file system, for tests.
+    """
+    limits = []
+    for folder in _folders(root, "memory"):
+        text = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+        if text.isdecimal() and int(text) < 2**60:
+            limits.append(int(text))
+    return min(limits, default=None)
+
+
+def _folders(root: Path, controller: str) -> Iterator[Path]:
+    """This process's groups of a controller and their parents, which limit it as well."""
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = mount if not controllers else mount / controller  # v2 has one tree and names no controllers
+        folder = base / path.lstrip("/")
+        yield folder  # not there when the container sees its own group as the root: then the parents are
+        yield from (p for p in folder.parents if p == base or base in p.parents)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
