@@ -24,6 +24,8 @@ OOM_SIGNS = (
 SHM_SIGNS = ("out of shared memory", "No space left on device: '/dev/shm", "Bus error")
 INVALID_TYPES = ("SyntaxError", "ValueError", "TypeError", "KeyError", "AssertionError", "NotImplementedError")
 """Raised before the first step they are YOLO refusing its arguments."""
+UNSTABLE_FRAC = 0.10
+"""A 95 % interval wider than this on either side is shown as unstable: it could not rank configurations 15 % apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,15 @@ def classify(spec: TrialSpec, record: RankRecord | None, end: Exit, log_tail: Se
             "; ".join(f"asked {knob}={asked}, got {got}" for knob, asked, got in wrong),
             "what really ran is kept as a configuration of its own",
         )
-    if record.steady is False:
-        return Judgement(Outcome.UNSTABLE, "the segment was measured before it was steady", "a longer budget helps")
+    rate = record.steps.throughput(record.measured_from) if record.measured_from else None
+    if rate is None:
+        return Judgement(Outcome.CRASH, "the record holds no measured window", "the trial's log.txt has the details")
+    if rate.half_width_frac is None:
+        few = f"only {rate.n_steps} steps fitted into the window, too few for an interval"
+        return Judgement(Outcome.UNSTABLE, few, "a longer budget gives longer windows")
+    if rate.half_width_frac > UNSTABLE_FRAC:
+        wide = f"throughput is uncertain by +-{rate.half_width_frac:.0%}"
+        return Judgement(Outcome.UNSTABLE, wide, "something else uses this machine, or the loader stalls")
     return Judgement(Outcome.OK)
 
 

@@ -1,0 +1,21 @@
+"""Shared fixtures: small real datasets, drawn once a session, and one compile cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autotune.run.demo import demo_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the small demo sets of this session."""
+    return tmp_path_factory.mktemp("demo sets é")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_home: Path) -> Path:
+    """data.yaml of 64 training images, in a path with a space and a non-ASCII letter."""
+    return demo_dataset(tiny_home, n_train=64, n_val=8)

@@ -1,0 +1,119 @@
+"""The segment's states on a clock that the test moves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+
+from autotune.contract import SegmentSettings, StepColumns
+from autotune.worker.segment import Segment, State
+
+SETTINGS = SegmentSettings(
+    warmup_steps=6, warmup_s=1.0, warmup_cap_s=20.0, measure_s=5.0, measure_steps=10, measure_cap_s=30.0
+)
+
+
+def drive(segment: Segment, seconds: Iterable[float], ready: Iterable[int] = itertools.repeat(0)) -> int:
+    """Feed steps until done; returns how many were taken."""
+    t = segment.steps.end_s[-1] if segment.steps.end_s else 0.0
+    n = 0
+    for s, r in zip(seconds, ready, strict=False):
+        t += s
+        n += 1
+        if segment.step(end_s=t, wait_s=0.0, step_s=s, images=16, ready=r) is State.DONE:
+            return n
+    return n
+
+
+def test_flat_steps_are_measured_for_measure_s() -> None:
+    segment = Segment(SETTINGS)
+    drive(segment, itertools.repeat(0.25, 1000))
+    assert segment.state is State.DONE
+    assert segment.steady is True
+    assert segment.measured_from == 9  # the six of the minimum, and windows of three that can be compared
+    assert segment.steps.end_s[-1] - segment.steps.end_s[8] == pytest.approx(5.0)
+
+
+def test_slow_start_stays_in_the_warm_up() -> None:
+    segment = Segment(SETTINGS)
+    drive(segment, [*[2.0 - 0.1 * i for i in range(12)], *[0.5] * 100])
+    assert segment.measured_from is not None and segment.measured_from > 12
+    assert max(segment.steps.step_s[segment.measured_from :]) == 0.5
+
+
+def test_never_steady_is_cut_at_the_cap_and_says_so() -> None:
+    segment = Segment(SETTINGS)
+    drive(segment, itertools.islice(itertools.cycle([0.1, 0.1, 0.1, 0.9, 0.9, 0.9]), 200))
+    assert segment.steady is False
+    assert segment.measured_from is not None
+    began = segment.steps.end_s[0]
+    assert 20.0 <= segment.steps.end_s[segment.measured_from - 1] - began < 21.0
+
+
+def test_window_is_whole_accumulate_cycles() -> None:
+    segment = Segment(SETTINGS, accumulate=4)
+    drive(segment, itertools.repeat(0.3, 1000))
+    assert segment.measured_from is not None and segment.measured_from % 4 == 0
+    assert (len(segment.steps.end_s) - segment.measured_from) % 4 == 0
+
+
+def test_a_draining_queue_is_waited_for() -> None:
+    # 2 workers x 8: sixteen batches were ready after the slow first step, and none of them says how fast the loader is.
+    segment = Segment(SETTINGS, queue=16)
+    steps = [0.1] * 16 + [0.4] * 200
+    ready = list(range(16, 0, -1)) + [0] * 200
+    drive(segment, steps, ready)
+    assert segment.measured_from is not None and segment.measured_from > 16
+
+
+def test_first_epoch_belongs_to_the_warm_up_when_the_buffer_is_large() -> None:
+    segment = Segment(SETTINGS, buffer_steps=30)
+    drive(segment, itertools.repeat(0.25, 1000))
+    assert segment.measured_from == 30
+
+
+def test_noisy_steps_get_one_extension() -> None:
+    segment = Segment(SETTINGS)
+    noisy = itertools.islice(itertools.cycle([0.2, 0.3, 0.22, 0.33, 0.18]), 1000)
+    drive(segment, noisy)
+    assert segment.measured_from is not None
+    window = segment.steps.end_s[-1] - segment.steps.end_s[segment.measured_from - 1]
+    assert 5.0 <= window <= 10.5
+
+
+def test_throughput_counts_production_not_consumption() -> None:
+    n = 100
+    full = StepColumns(
+        end_s=[0.1 * (i + 1) for i in range(n)],
+        wait_s=[0.0] * n,
+        step_s=[0.1] * n,
+        images=[10] * n,
+        ready=[60 - min(60, i) for i in range(n)],
+    )
+    rate = full.throughput(10)
+    assert rate is not None
+    # 90 batches consumed in 9 s, but 51 of them had been ready: the workers made 39.
+    assert rate.images_per_s == pytest.approx(39 * 10 / 9.0)
+
+
+def test_one_batch_of_drain_is_flicker() -> None:
+    steps = StepColumns(
+        end_s=[0.1 * (i + 1) for i in range(21)],
+        wait_s=[0.0] * 21,
+        step_s=[0.1] * 21,
+        images=[10] * 21,
+        ready=[8] + [7] * 20,
+    )
+    rate = steps.throughput(1)
+    assert rate is not None and rate.images_per_s == pytest.approx(100.0)
+
+
+def test_interval_needs_ten_steps() -> None:
+    steps = StepColumns(
+        end_s=[float(i) for i in range(8)], wait_s=[0.0] * 8, step_s=[1.0] * 8, images=[4] * 8, ready=[0] * 8
+    )
+    rate = steps.throughput(1)
+    assert rate is not None and rate.half_width_frac is None
+    assert steps.throughput(7) is None
