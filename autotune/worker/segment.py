@@ -87,8 +87,9 @@ class Segment:
         )
 
     def _two_windows_agree(self) -> bool:
-        w = max(3, min(40, len(self.steps.step_s) // 3))
-        last, before = self.steps.step_s[-w:], self.steps.step_s[-2 * w : -w]
+        steps = self.steps.step_s[1:]  # the first one carries set-up and belongs to no window
+        w = max(3, min(40, len(steps) // 3))
+        last, before = steps[-w:], steps[-2 * w : -w]
         if len(before) < w:
             return False
         a, b = median(before), median(last)
