@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from autotune.contract import Gpu, Site, Training
@@ -113,22 +117,37 @@ def test_nccl_pairs_beyond(value):
     assert KNOBS["nccl_socket"].legal(value)
 
 
-@pytest.mark.parametrize(
-    ("value", "good"),
-    [
-        ("expandable_segments:True", True),
-        ("expandable_segments:true", False),
-        ("garbage_collection_threshold:0.8", True),
-        ("garbage_collection_threshold:0.0", False),
-        ("garbage_collection_threshold:1.0", False),
-        ("max_split_size_mb:20", True),
-        ("max_split_size_mb:19", False),
-        ("backend:cudaMallocAsync", False),
-        (None, True),
-    ],
-)
+ALLOC = [
+    ("expandable_segments:True", True),
+    ("expandable_segments:true", False),
+    ("garbage_collection_threshold:0.8", True),
+    ("garbage_collection_threshold:0.0", False),
+    ("garbage_collection_threshold:1.0", False),
+    ("max_split_size_mb:20", True),
+    ("max_split_size_mb:19", False),
+    ("backend:cudaMallocAsync", False),
+    (None, True),
+]
+
+
+@pytest.mark.parametrize(("value", "good"), ALLOC)
 def test_alloc_conf(value, good):
     assert (KNOBS["alloc_conf"].legal(value) is None) == good
+
+
+def test_torch_agrees_about_alloc_conf():
+    """In a process of its own, since settings stay; torch reads them without a GPU."""
+    code = (
+        "import json, sys, torch\n"
+        "def ok(v):\n"
+        "    try: torch._C._accelerator_setAllocatorSettings(v)\n"
+        "    except (ValueError, RuntimeError): return False\n"
+        "    return True\n"
+        "print(json.dumps([ok(v) for v in json.loads(sys.argv[1])]))"
+    )
+    values = [(v, good) for v, good in ALLOC if v and "backend" not in v]  # another backend is legal, but not offered
+    run = [sys.executable, "-c", code, json.dumps([v for v, _ in values])]
+    assert json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout) == [g for _, g in values]
 
 
 def test_true_is_not_one():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -184,6 +186,20 @@ def test_own_model_yaml(tmp_path):
     mine.write_text("nc: 3\n")
     with pytest.raises(InputError, match="not a model of Ultralytics"):
         task_of({}, str(mine))
+
+
+def test_task_of_a_checkpoint(tmp_path):
+    best = tmp_path / "best.pt"
+    words = ["segment", {"epoch": -1, "task": None}]  # the task's text may have been seen before
+    state = {"epoch": 3, "words": words, "train_args": {"mode": "train", "task": "segment"}}
+    with zipfile.ZipFile(best, "w") as archive:
+        archive.writestr("best/data.pkl", pickle.dumps(state, protocol=2))  # the layout of torch.save
+    assert task_of({}, str(best)) == "segment"
+    assert task_of({"task": "pose"}, str(best)) == "pose"
+    best.write_bytes(b"PK no zip")
+    assert task_of({}, str(best)) == "detect"
+    best.write_bytes(b"")
+    assert task_of({}, str(best)) == "detect"
 
 
 def test_tasks_that_are_not_ours():
