@@ -29,6 +29,13 @@ for _tag, _pattern, _first in (
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
+class Dumper(yaml.SafeDumper):
+    """Quotes the texts that Loader would take for something else."""
+
+
+Dumper.yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
+
+
 def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
@@ -43,3 +50,15 @@ def load(text: str) -> Any:
         yaml.YAMLError: it is not YAML.
     """
     return yaml.load(text, Loader)
+
+
+def dump(data: Any, *, flow: bool = False) -> str:
+    """YAML that `load` reads back to the same values, mappings in their order.
+
+    Args:
+        data: mappings, lists and scalars.
+        flow: all on one line, as {a: 1, b: [2, 3]}.
+    """
+    return yaml.dump(
+        data, Dumper=Dumper, default_flow_style=flow, width=10**6, sort_keys=False, allow_unicode=True
+    ).strip()

@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from autotune.contract import Params, Value
 from autotune.errors import InputError
 from autotune.space.context import STOCK_PREFETCH, Context
 from autotune.space.knobs import KNOBS, baseline_params, canonical
 from autotune.space.legal import same, spell
 from autotune.space.near import near
-from autotune.space.scalars import load
+from autotune.space.scalars import dump, load
 from autotune.space.space_file import RangeSpec, read_space_file
 from autotune.space.training import batch_allowed
 
@@ -125,11 +123,7 @@ def load_space(name_or_path: str, folders: Iterable[Path] = FOLDERS) -> SearchSp
 
 def dump_space(space: SearchSpace) -> str:
     """YAML that `load_space` reads back to the same space."""
-
-    def flow(mapping: object) -> str:
-        return yaml.safe_dump(mapping, default_flow_style=True, width=10**6, sort_keys=False).strip()
-
-    out = [yaml.safe_dump({"name": space.name, "doc": space.doc}, width=10**6, sort_keys=False) + "knobs:"]
+    out = [dump({"name": space.name, "doc": space.doc}), "knobs:"]
     for name, values in space.knobs.items():
         if isinstance(values, Choices):
             spec: dict[str, object] = {"choices": list(values.choices)}
@@ -137,8 +131,8 @@ def dump_space(space: SearchSpace) -> str:
             spec = {"low": values.low, "high": values.high}
             spec |= {"step": values.step} if values.step != 1 else {}
             spec |= {"log": True} if values.log else {}
-        out.append(f"  {name}: {flow(spec)}")
-    out += ["seeds:", *(f"  - {flow(seed)}" for seed in space.seeds)] if space.seeds else []
+        out.append(f"  {name}: {dump(spec, flow=True)}")
+    out += ["seeds:", *(f"  - {dump(seed, flow=True)}" for seed in space.seeds)] if space.seeds else []
     return "\n".join(out) + "\n"
 
 

@@ -111,7 +111,7 @@ def read_space_file(text: str, source: str) -> SpaceSpec:
     try:
         spec = SpaceSpec.model_validate(data)
     except ValidationError as e:
-        faults += [_words(error, data) for error in e.errors()]
+        faults += [_words(error) for error in e.errors() if error["loc"][-1] != "[key]"]  # a knob's name: see _meaning
     faults += _meaning(data)
     if faults or spec is None:
         found = sorted({(_line(path, lines), _where(path), what) for path, what in faults})
@@ -129,6 +129,8 @@ def _walk(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Iterator[Fault
             here = (*path, key.value)
             if here in lines:
                 yield here, f"is given twice, first in line {lines[here]}"
+                for old in [p for p in lines if p[: len(here)] == here]:  # the last one is what is loaded
+                    del lines[old]
             lines[here] = key.start_mark.line + 1
             yield from _walk(value, here, lines)
     elif isinstance(node, yaml.SequenceNode):
@@ -138,7 +140,7 @@ def _walk(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Iterator[Fault
 
 def _line(path: Path, lines: dict[Path, int]) -> int:
     while path not in lines and path:
-        path = path[:-1]
+        path = (*path[:-1], str(path[-1])) if isinstance(path[-1], int) else path[:-1]  # a key can be a number
     return lines[path]
 
 
@@ -154,7 +156,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _words(error: Any, data: dict[str, Any]) -> Fault:
+def _words(error: Any) -> Fault:
     """A fault of pydantic in our words, its path without the union's tag."""
     loc: Path = error["loc"]
     tag = str(loc[2]) if len(loc) > 2 and loc[0] == "knobs" and loc[2] in ("choices", "range") else ""
@@ -162,7 +164,7 @@ def _words(error: Any, data: dict[str, Any]) -> Fault:
     kind, given = error["type"], error["input"]
     if kind == "missing":
         return path, "is missing"
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         return path, f"no such key{near(path[-1], KEYS[tag])}"
     if kind == "too_short":
         least = error["ctx"]["min_length"]

@@ -6,7 +6,9 @@ import ast
 import importlib.util
 import json
 import os
+import pickletools
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -190,12 +192,12 @@ def resolve_model(model: str, env: Mapping[str, str] = os.environ) -> str:
 
 
 def task_of(user_args: Mapping[str, Any], model: str) -> str:
-    """The task: as given, else by the model's name, else by the head of its YAML, else detect.
+    """The task: as given, else by the model's name, else as its weights or the head of its YAML say, else detect.
 
     Raises:
         InputError: a task that autotune cannot train, or a model YAML that cannot be read.
     """
-    task = user_args.get("task") or _task_by_name(model) or _task_by_head(model) or "detect"
+    task = user_args.get("task") or _task_by_name(model) or _task_by_weights(model) or _task_by_head(model) or "detect"
     if task not in TASKS:
         raise InputError(f"task={task} is not supported{near(task, TASKS)}", "tasks: " + ", ".join(TASKS))
     return str(task)
@@ -204,6 +206,28 @@ def task_of(user_args: Mapping[str, Any], model: str) -> str:
 def _task_by_name(model: str) -> str | None:
     stem = Path(model).stem
     return next((task for end, task in (SUFFIX_TASKS | UNSUPPORTED).items() if end in stem), None)
+
+
+def _task_by_weights(model: str) -> str | None:
+    """The `task` in the train_args of a checkpoint: its pickle is read as text, never run, and torch is not needed."""
+    if not model.endswith(".pt"):
+        return None
+    try:
+        with zipfile.ZipFile(model) as archive:
+            data = archive.read(next(n for n in archive.namelist() if n.endswith("/data.pkl")))
+        memo: dict[Any, Any] = {}
+        last = None
+        for op, arg, _ in pickletools.genops(data):
+            if op.name.endswith("PUT"):
+                memo[arg] = last
+                continue
+            value = memo.get(arg) if op.name.endswith("GET") else arg if op.name.endswith("UNICODE") else None
+            if last == "task" and value in (*TASKS, *UNSUPPORTED.values()):
+                return str(value)
+            last = value
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
+        pass  # not a checkpoint that we can look into: Ultralytics will say what it thinks of it
+    return None
 
 
 def _task_by_head(model: str) -> str | None:

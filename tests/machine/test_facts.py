@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from autotune.contract import Gpu, Machine, from_dict, to_dict
+from autotune.errors import InputError
+from autotune.machine.facts import describe, fingerprint, read_machine, resolve_gpus
+
+
+def _machine(n_gpus, name="NVIDIA H100 80GB HBM3"):
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}abc", name=name, mem_bytes=80 << 30) for i in range(n_gpus))
+    return Machine(hostname="h", cpu="c", n_cores=2, n_cores_host=4, ram_bytes=1 << 30, shm_bytes=None, gpus=gpus)
+
+
+def test_this_machine():
+    machine = read_machine()
+    assert 1 <= machine.n_cores <= os.cpu_count()
+    assert machine.n_cores_host == os.cpu_count()
+    assert machine.ram_bytes > 1 << 28
+    assert re.fullmatch(r"[0-9a-f]{8}", machine.fingerprint)
+    assert {"python", "autotune", "torch", "ultralytics", "optuna"} <= machine.versions.keys()
+    assert read_machine().fingerprint == machine.fingerprint
+    assert from_dict(Machine, to_dict(machine)) == machine
+
+
+def test_limits_of_a_container_count(tmp_path):
+    for name, text in {
+        "proc/self/cgroup": "0::/",
+        "proc/cpuinfo": "processor: 0\nmodel name\t: Fast CPU @ 3 GHz\n",
+        "sys/fs/cgroup/cpu.max": "100000 100000",
+        "sys/fs/cgroup/memory.max": str(1 << 30),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine = read_machine(tmp_path)
+    assert (machine.n_cores, machine.ram_bytes, machine.cpu) == (1, 1 << 30, "Fast CPU @ 3 GHz")
+    assert machine.shm_bytes is None
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000")
+    assert read_machine(tmp_path).n_cores == 1  # half a core is still one
+
+
+def test_an_empty_root_does_not_raise(tmp_path):
+    assert read_machine(tmp_path).n_cores >= 1
+
+
+def test_fingerprint_tells_what_matters():
+    gpus = _machine(1).gpus
+    base = (gpus, "cpu", 2, 8 << 30, "580", {"torch": "2", "ultralytics": "8", "optuna": "5"})
+    same = (
+        (Gpu(index=3, uuid="GPU-other", name=gpus[0].name, mem_bytes=gpus[0].mem_bytes),),
+        "cpu",
+        2,
+        (8 << 30) + 4096,
+        "580",
+        {"torch": "2", "ultralytics": "8"},
+    )
+    assert fingerprint(*base) == fingerprint(*same)
+    for i, other in enumerate([(), "x", 3, 16 << 30, "581", {"torch": "2.1", "ultralytics": "8"}]):
+        changed = list(base)
+        changed[i] = other
+        assert fingerprint(*changed) != fingerprint(*base)
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "name", "text"),
+    [
+        (0, "", "CPU, 2 cores"),
+        (1, "NVIDIA H100 80GB HBM3", "H100 80GB"),
+        (4, "NVIDIA H100 80GB HBM3", "4 x H100 80GB"),
+        (2, "NVIDIA GeForce RTX 4090", "2 x RTX 4090"),
+        (1, "NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
+        (1, "Tesla T4", "T4"),
+    ],
+)
+def test_describe(n_gpus, name, text):
+    assert describe(_machine(n_gpus, name)) == text
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "flag", "device", "env", "want"),
+    [
+        (0, None, None, {}, ("cpu", ())),
+        (0, None, "cpu", {}, ("cpu", ())),
+        (1, None, None, {}, ("0", ("GPU-0abc",))),
+        (4, None, None, {}, ("0", ("GPU-0abc",))),
+        (4, None, "", {}, ("0", ("GPU-0abc",))),
+        (1, "1", None, {}, ("0", ("GPU-0abc",))),
+        (4, "1", None, {}, ("0", ("GPU-0abc",))),
+        (1, "all", None, {}, ("0", ("GPU-0abc",))),
+        (4, None, "cpu", {}, ("cpu", ())),
+        (4, None, 2, {}, ("2", ("GPU-2abc",))),
+        (4, None, "cuda:1", {}, ("1", ("GPU-1abc",))),
+        (4, None, "cuda", {}, ("0", ("GPU-0abc",))),
+        (4, None, [3], {}, ("3", ("GPU-3abc",))),
+        (4, None, -1, {}, ("0", ("GPU-0abc",))),
+        (4, None, None, {"CUDA_VISIBLE_DEVICES": "2,0"}, ("0", ("GPU-2abc",))),
+        (4, "all", None, {"CUDA_VISIBLE_DEVICES": "3"}, ("0", ("GPU-3abc",))),
+        (4, None, None, {"CUDA_VISIBLE_DEVICES": "GPU-1"}, ("0", ("GPU-1abc",))),
+        (4, None, None, {"CUDA_VISIBLE_DEVICES": ""}, ("cpu", ())),
+        (4, None, None, {"CUDA_VISIBLE_DEVICES": "-1"}, ("cpu", ())),
+        (4, None, 1, {"CUDA_VISIBLE_DEVICES": "2,0,9,1"}, ("1", ("GPU-0abc",))),
+    ],
+)
+def test_which_gpu(n_gpus, flag, device, env, want):
+    assert resolve_gpus(flag, device, _machine(n_gpus), env) == want
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "flag", "device", "env", "message"),
+    [
+        (0, "9", None, {}, "--gpus 9: there is no GPU here"),
+        (0, "1", None, {}, "--gpus 1: there is no GPU here"),
+        (0, "all", None, {}, "--gpus all: there is no GPU here"),
+        (0, None, 0, {}, "device=0: there is no GPU here"),
+        (4, "9", None, {}, "--gpus 9: there are 4 visible GPUs here"),
+        (4, "2", None, {"CUDA_VISIBLE_DEVICES": "1"}, "there is 1 visible GPU here (CUDA_VISIBLE_DEVICES hides some)"),
+        (4, None, 2, {"CUDA_VISIBLE_DEVICES": "2,0,9,1"}, "there are 2 visible GPUs"),
+        (4, "2", None, {}, "--gpus 2 asks for 2 GPUs"),
+        (4, "0,2", None, {}, "--gpus 0,2 asks for 2 GPUs"),
+        (4, "all", None, {}, "--gpus all asks for 4 GPUs"),
+        (4, None, "0,1", {}, "device=0,1 asks for 2 GPUs"),
+        (4, None, [0, 1], {}, "asks for 2 GPUs"),
+        (4, "1,1", None, {}, "--gpus 1,1 names a GPU twice"),
+        (4, "0", None, {}, "--gpus 0 would be no GPU"),
+        (4, "two", None, {}, "--gpus two is neither a number"),
+        (4, "-1", None, {}, "--gpus -1 is neither a number"),
+        (4, "", None, {}, "is neither a number"),
+        (4, "1.5", None, {}, "--gpus 1.5 is neither a number"),
+        (4, None, "mps", {}, "device=mps is not supported"),
+        (4, "1", 0, {}, "--gpus 1 and device=0 are both given"),
+    ],
+)
+def test_gpus_that_cannot_be_had(n_gpus, flag, device, env, message):
+    with pytest.raises(InputError) as e:
+        resolve_gpus(flag, device, _machine(n_gpus), env)
+    assert message in e.value.message
+    if "asks for" in message:
+        assert "several GPUs are not supported yet" in e.value.hint
