@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 import autotune
 from autotune.contract import (
@@ -204,6 +207,10 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         n_ranks=1,
         train_args=job_args(job),
         n_images=info_data.n_train if info_data else None,
+        image_hw=info_data.median_shape if info_data else None,
+        free_ram_bytes=psutil.virtual_memory().available,
+        free_disk_bytes=shutil.disk_usage(out if out.exists() else Path.cwd()).free,
+        env=dict(os.environ),
         effective={},
     )
     folder = _make_folder(out, request.name or _label(given_model, job["data"], machine, device))
@@ -249,7 +256,8 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             space=SpacePort(space, ctx, request.training),
             budget=Budget(budget_s, started=began),
             data_for=data_for,
-            trial_args=TRIAL_ARGS,
+            # CUDA_VISIBLE_DEVICES narrows a trial to its GPU, which is then number 0.
+            trial_args={**TRIAL_ARGS, "device": "cpu" if device == "cpu" else "0"},
             segment=segment_settings(device, budget_s),
             n_images=ctx.n_images,
             report_s=2.0 if request.dry_run else REPORT_S,
