@@ -33,7 +33,7 @@ def trials(run: RunData) -> Card:
         rows.append(
             (
                 Cell(str(number), number),
-                Cell("best" if number == best_number else role),
+                Cell("best" if number == best_number else role, css="name"),
                 _outcome(outcome),
                 Cell(words.number(shown), shown),
                 Cell(words.number(half), half),
@@ -123,8 +123,8 @@ def environment(run: RunData) -> Card:
     cells = tuple(
         (
             Cell(section if i == 0 or rows[i - 1][0] != section else "", css="section"),
-            Cell(name),
-            Cell(text, css="code" if section in ("commands", "not tried") or name == "your arguments" else ""),
+            Cell(name, css="code" if section in ("not tried", "not varied") else "name"),
+            Cell(text, css="code" if section == "commands" or name == "your arguments" else ""),
         )
         for i, (section, name, text) in enumerate(rows)
     )
