@@ -41,11 +41,12 @@ _GRID = "rgba(128,138,150,0.22)"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: the text shown, what it sorts by, a CSS class, and lines that unfold below it."""
+    """One cell: the text shown, what it sorts by, a CSS class, a remark below it, and lines that unfold below that."""
 
     text: str
     key: float | str | None = None
     css: str = ""
+    remark: str = ""
     more: tuple[str, ...] = ()
 
 
@@ -116,7 +117,7 @@ def base_figure(height: int, **layout: Any) -> Any:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}, "align": "left"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "entrywidth": 112},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xref": "container", "entrywidth": 100},
         dragmode=False,
         xaxis=axis,
         yaxis=axis,

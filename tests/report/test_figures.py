@@ -172,8 +172,9 @@ def test_trials_table_explains_failures(tmp_path: Path) -> None:
     assert table is not None
     assert len(table.rows) == 3
     row = dict(zip(table.columns, table.rows[2], strict=True))
-    assert row["what happened"].text == "worker died. see the log."
-    assert row["what happened"].more[:2] == ("Traceback", "boom")
+    last = row["differs from your arguments in"]
+    assert last.remark == "Worker died. See the log."
+    assert last.more == ("Traceback", "boom", "(all of it: trials/0002/log.txt)")
     assert row["img/s"].text == "-"
     best = dict(zip(table.columns, table.rows[1], strict=True))
     assert best["role"].text == "best"

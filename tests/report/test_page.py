@@ -76,9 +76,7 @@ def test_the_page_never_scrolls_sideways(browser: webdriver.Chrome, tmp_path: Pa
 
 def test_the_table_sorts_by_number_with_dashes_last(browser: webdriver.Chrome, tmp_path: Path) -> None:
     js = open_report(browser, make_run(tmp_path / "r", 12, failures=ALL_FAILURES, finalists=False))
-    speed = [
-        c for c in range(12) if js(f"document.querySelectorAll('#trials th button')[{c}]?.textContent") == "img/s"
-    ][0]
+    speed = js("[...document.querySelectorAll('#trials th')].findIndex(th => th.textContent == 'img/s')")
     for descending in (False, True):
         js(f"document.querySelectorAll('#trials th button')[{speed}].click()")
         shown = js(f"[...document.querySelectorAll('#trials tbody tr')].map(r => r.cells[{speed}].textContent.trim())")
