@@ -41,11 +41,12 @@ _GRID = "rgba(128,138,150,0.22)"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: the text shown, what it sorts by, a CSS class, and lines that unfold below it."""
+    """One cell: the text shown, what it sorts by, a CSS class, a remark below it, and lines that unfold below that."""
 
     text: str
     key: float | str | None = None
     css: str = ""
+    remark: str = ""
     more: tuple[str, ...] = ()
 
 
@@ -107,22 +108,27 @@ def rows_of(df: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 def base_figure(height: int, **layout: Any) -> Any:
     """An empty figure in the page's style: no template (6 kB each), no background (light and dark), no dragging."""
     figure = go.Figure()
-    axis = {"gridcolor": _GRID, "zeroline": False, "automargin": True, "linecolor": _GRID}
+    axis = {"gridcolor": _GRID, "zeroline": False, "automargin": True, "linecolor": _GRID, "title": {"font_size": 12}}
     figure.update_layout(
         template=go.layout.Template(),
         height=height,
         margin={"l": 8, "r": 12, "t": 12, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
+        font={"family": "system-ui, sans-serif", "size": 12},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}, "align": "left"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xref": "container", "entrywidth": 100},
         dragmode=False,
         xaxis=axis,
         yaxis=axis,
     )
     figure.update_layout(**layout)
     return figure
+
+
+def time_axis(run: RunData) -> tuple[float, str]:
+    """Seconds per unit, and the unit, of this run's clock."""
+    return (3600.0, "hours") if run.info.budget_s > 3 * 3600 else (60.0, "minutes")
 
 
 @dataclass(frozen=True, slots=True)

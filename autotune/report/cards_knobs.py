@@ -46,7 +46,7 @@ def importance(run: RunData) -> Card:
         hovertemplate="%{y}: %{text}<br>%{customdata}<extra></extra>",
     )
     figure.update_layout(showlegend=False, bargap=0.25)
-    figure.update_xaxes(title_text="share of the differences between trials, %", rangemode="tozero")
+    figure.update_xaxes(title_text="share of the differences, %", rangemode="tozero")
     figure.update_yaxes(showgrid=False)
     note = f"{shares[-1][0]} mattered most: {words.percent(shares[-1][1])} of the differences between trials."
     if summary.n_feasible < FEW_TRIALS:
@@ -145,7 +145,7 @@ def throughput_memory(run: RunData) -> Card:
         y=front["images_per_s"].tolist(),
         mode="lines",
         line={"shape": "hv", "color": BEST, "width": 1.5, "dash": "dot"},
-        name="fastest within a memory",
+        name="fastest for less",
         hoverinfo="skip",
     )
     for name, rows, colour in (
@@ -167,6 +167,7 @@ def throughput_memory(run: RunData) -> Card:
             y=[0.0] * len(oom),
             mode="markers",
             name="out of memory",
+            cliponaxis=False,
             marker={"color": OUTCOME_COLOURS["oom"], "size": 11, "symbol": OUTCOME_MARKS["oom"]},
             customdata=[[n, plain(differs(run, n))] for n in oom["number"]],
             hovertemplate="trial %{customdata[0]}: out of memory<br>%{customdata[1]}<extra></extra>",
@@ -174,8 +175,8 @@ def throughput_memory(run: RunData) -> Card:
     largest = float(ok["peak_mem_bytes"].max())
     if not oom.empty or wall < 3 * largest:
         figure.add_vline(x=wall / 2**30, line={"color": OUTCOME_COLOURS["oom"], "width": 1})
-    where = "largest device's memory in use" if on_gpu else "memory of the training's processes"
-    figure.update_xaxes(title_text=f"peak, GiB ({where})", rangemode="tozero")
+    where = "GPU memory" if on_gpu else "memory of all processes"
+    figure.update_xaxes(title_text=f"peak {where}, GiB", rangemode="tozero")
     figure.update_yaxes(title_text="images/s", rangemode="tozero")
     top = ok.sort_values("images_per_s").iloc[-1]
     note = (

@@ -22,6 +22,7 @@ from autotune.report.cards import (
     no_card,
     plain,
     rows_of,
+    time_axis,
 )
 from autotune.report.load import RunData
 
@@ -59,7 +60,7 @@ def before_after(run: RunData) -> Card:
             hovertemplate="%{customdata}, %{x:.2f}x<extra></extra>",
         )
     figure.update_layout(showlegend=False, bargap=0.3)
-    figure.update_xaxes(title_text="times your arguments (more is better)", rangemode="tozero", ticksuffix="x")
+    figure.update_xaxes(title_text="times the speed of your arguments", rangemode="tozero", ticksuffix="x")
     figure.update_yaxes(autorange="reversed", showgrid=False)
     verdict = run.summary.verdict
     note = " ".join(_finalist_words(f) + "." for f in finalists if f.name != "baseline") or verdict.sentence
@@ -198,8 +199,9 @@ def sentinels(run: RunData) -> Card:
     speeds = df["images_per_s"]
     change, spread = speeds.iloc[-1] / speeds.iloc[0] - 1, speeds.std() / speeds.mean()
     figure = base_figure(260)
+    per, clock = time_axis(run)
     figure.add_scatter(
-        x=(df["started_s"] / 60).tolist(),
+        x=(df["started_s"] / per).tolist(),
         y=speeds.tolist(),
         mode="lines+markers",
         line={"color": BASELINE, "width": 1, "dash": "dot"},
@@ -212,10 +214,10 @@ def sentinels(run: RunData) -> Card:
             "color": "#8a93a3",
         },
         customdata=[f"trial {n}, {role}" for n, role in rows_of(df, "number", "role")],
-        hovertemplate="%{customdata}: %{y:.4g} img/s at %{x:.1f} min<extra></extra>",
+        hovertemplate=f"%{{customdata}}: %{{y:.4g}} img/s at %{{x:.2f}} {clock}<extra><extra></extra>",
     )
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(title_text="minutes since the start", rangemode="tozero")
+    figure.update_xaxes(title_text=f"{clock} since the start", rangemode="tozero")
     figure.update_yaxes(title_text="images/s", rangemode="tozero")
     note = (
         f"Your arguments ran {len(df)} times: {words.number(speeds.iloc[0])} img/s first, "

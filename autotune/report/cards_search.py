@@ -19,16 +19,25 @@ from autotune.report.cards import (
     no_card,
     plain,
     rows_of,
+    time_axis,
 )
 from autotune.report.load import RunData
 
 _ROLE_MARKS = {"baseline": "diamond", "sentinel": "diamond-open", "finalist": "square-open"}
+_KINDS = {
+    "baseline": "your arguments",
+    "sentinel": "yours again",
+    "finalist": "finalist",
+    "ok": "trial",
+    "unstable": "noisy trial",
+}
 _PURPOSES = ("setup", "baseline", "trials_ok", "trials_lost", "sentinels", "finalists", "report", "overhead")
 _PURPOSE_WORDS = {
-    "trials_ok": "trials that gave a number",
-    "trials_lost": "trials lost (oom, crash, pruned, ...)",
-    "sentinels": "your arguments again (drift)",
+    "trials_ok": "trials with a number",
+    "trials_lost": "trials without one",
+    "sentinels": "yours again (drift)",
     "finalists": "confirming the winner",
+    "overhead": "the search itself",
 }
 
 
@@ -45,14 +54,15 @@ def best_so_far(run: RunData) -> Card:
     df["best_so_far"] = (searched.cummin() if m.lower_is_better else searched.cummax()).ffill()
     df["differs"] = [differs(run, n) for n in df["number"]]
     lost = df[df["value"].isna()]
+    per, clock = time_axis(run)
     lanes = [o for o in OUTCOME_COLOURS if o in set(lost["outcome"])]
     figure = base_figure(380 + 26 * len(lanes))
-    _points(figure, df[df["value"].notna()], m.unit)
+    _points(figure, df[df["value"].notna()], m.unit, per)
     line = df[df["best_so_far"].notna()]
     end_s = max(float(df["ended_s"].max()), run.summary.elapsed_s if run.summary else 0.0)
     if not line.empty:
         figure.add_scatter(
-            x=[*(line["ended_s"] / 60), end_s / 60],
+            x=[*(line["ended_s"] / per), end_s / per],
             y=[*line["best_so_far"], line["best_so_far"].iloc[-1]],
             mode="lines",
             line={"shape": "hv", "color": BEST, "width": 2},
@@ -62,11 +72,16 @@ def best_so_far(run: RunData) -> Card:
     for outcome in lanes:
         rows = lost[lost["outcome"] == outcome]
         figure.add_scatter(
-            x=(rows["ended_s"] / 60).tolist(),
+            x=(rows["ended_s"] / per).tolist(),
             y=[outcome] * len(rows),
             yaxis="y2",
             mode="markers",
-            marker={"symbol": OUTCOME_MARKS[outcome], "size": 10, "color": OUTCOME_COLOURS[outcome]},
+            marker={
+                "symbol": OUTCOME_MARKS[outcome],
+                "size": 10,
+                "color": OUTCOME_COLOURS[outcome],
+                "line": {"width": 2 if OUTCOME_MARKS[outcome].endswith("open") else 0},
+            },
             customdata=[[n, plain(d)] for n, d in rows_of(rows, "number", "differs")],
             hovertemplate=f"trial %{{customdata[0]}} {outcome}<br>%{{customdata[1]}}<extra></extra>",
             showlegend=False,
@@ -77,29 +92,28 @@ def best_so_far(run: RunData) -> Card:
             yaxis={"domain": [share + 0.04, 1]},
             yaxis2={"domain": [0, share], "showgrid": False, "automargin": True, "range": [-0.7, len(lanes) - 0.3]},
         )
-    figure.add_vline(x=run.info.budget_s / 60, line={"color": "#8a93a3", "dash": "dot", "width": 1})
-    figure.update_xaxes(title_text="minutes since the start; dotted: the budget", rangemode="tozero")
+    figure.add_vline(x=run.info.budget_s / per, line={"color": "#8a93a3", "dash": "dot", "width": 1})
+    figure.update_xaxes(title_text=f"{clock} since the start (dotted: budget)", rangemode="tozero")
     figure.update_layout(xaxis_anchor="y2" if lanes else "y", yaxis_title_text=m.label)
     return make_card(run, title, _progress_words(df, m.lower_is_better, m.unit), df, figure=figure)
 
 
-def _points(figure: Any, rows: pd.DataFrame, unit: str) -> None:
+def _points(figure: Any, rows: pd.DataFrame, unit: str, per: float) -> None:
     """Measured trials: colour by outcome, mark by role."""
-    kinds = [("baseline", "your arguments"), ("sentinel", "yours again"), ("finalist", "finalist"), ("trial", "trial")]
-    for role, name in kinds:
-        mine = rows[rows["role"] == role] if role != "trial" else rows[~rows["role"].isin(_ROLE_MARKS)]
+    kinds = rows["role"].where(rows["role"].isin(_ROLE_MARKS), rows["outcome"])
+    for kind, name in _KINDS.items():
+        mine = rows[kinds == kind]
         if mine.empty:
             continue
-        colour = BASELINE if role in ("baseline", "sentinel") else None
         figure.add_scatter(
-            x=(mine["ended_s"] / 60).tolist(),
+            x=(mine["ended_s"] / per).tolist(),
             y=mine["value"].tolist(),
             mode="markers",
             name=name,
             marker={
-                "symbol": _ROLE_MARKS.get(role, "circle"),
+                "symbol": _ROLE_MARKS.get(kind) or OUTCOME_MARKS[kind],
                 "size": 9,
-                "color": [colour or OUTCOME_COLOURS[o] for o in mine["outcome"]],
+                "color": BASELINE if kind in ("baseline", "sentinel") else OUTCOME_COLOURS.get(kind, BEST),
             },
             customdata=[[n, plain(d), plain(o)] for n, d, o in rows_of(mine, "number", "differs", "outcome")],
             hovertemplate=f"trial %{{customdata[0]}} %{{customdata[2]}}: %{{y:.4g}} {unit}"
@@ -135,16 +149,17 @@ def ledger(run: RunData) -> Card:
     total = float(df["seconds"].sum())
     if total <= 0:
         return no_card(run, title, "No time was spent.", df)
-    figure = base_figure(60 + 30 * len(df))
-    labels = [f"{words.seconds(s)}, {words.percent(s / total)}" for s in df["seconds"]]
+    figure = base_figure(60 + 42 * len(df))
+    labels = [
+        f"{plain(_PURPOSE_WORDS.get(p, p))}<br><b>{words.seconds(s)}</b>, {words.percent(s / total)}"
+        for p, s in rows_of(df, "purpose", "seconds")
+    ]
     figure.add_bar(
         x=df["seconds"].tolist(),
-        y=[plain(_PURPOSE_WORDS.get(p, p)) for p in names],
+        y=labels,
         orientation="h",
         marker={"color": [_purpose_colour(p) for p in names]},
-        text=labels,
-        textposition="auto",
-        hovertemplate="%{y}: %{text}<extra></extra>",
+        hovertemplate="%{y}<extra></extra>",
     )
     figure.update_layout(showlegend=False, bargap=0.25)
     figure.update_yaxes(autorange="reversed", showgrid=False)

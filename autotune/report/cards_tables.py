@@ -23,7 +23,7 @@ def trials(run: RunData) -> Card:
     for number, role, outcome in rows_of(run.trials, "number", "role", "outcome"):
         r = run.result(number)
         if r is None:  # trials.csv has it, its folder is gone
-            rows.append((Cell(str(number), number), Cell(role), _outcome(outcome), *[Cell(words.DASH)] * 8))
+            rows.append((Cell(str(number), number), Cell(role), _outcome(outcome), *[Cell(words.DASH)] * 7))
             continue
         ips, peak = r.images_per_s, max(r.peak_mem_bytes, default=None)
         shown = ips if r.outcome.measured or r.outcome == "pruned" else None
@@ -33,7 +33,7 @@ def trials(run: RunData) -> Card:
         rows.append(
             (
                 Cell(str(number), number),
-                Cell("best" if number == best_number else role),
+                Cell("best" if number == best_number else role, css="name"),
                 _outcome(outcome),
                 Cell(words.number(shown), shown),
                 Cell(words.number(half), half),
@@ -41,8 +41,7 @@ def trials(run: RunData) -> Card:
                 Cell(words.size(peak), peak),
                 Cell(words.percent(r.wait_frac), r.wait_frac),
                 Cell(words.seconds(r.took_s), r.took_s),
-                Cell(changed, css="code"),
-                _trouble(run, r),
+                Cell(changed, css="code", remark=_trouble(r), more=_log(run, r)),
             )
         )
     table = Table(
@@ -57,7 +56,6 @@ def trials(run: RunData) -> Card:
             "wait",
             "took",
             "differs from your arguments in",
-            "what happened",
         ),
         tuple(rows),
         numeric=("#", "img/s", "±", "x yours", "peak", "wait", "took"),
@@ -72,12 +70,17 @@ def _outcome(outcome: str) -> Cell:
     return Cell(outcome, outcome, css=f"outcome o-{outcome}")
 
 
-def _trouble(run: RunData, r: TrialResult) -> Cell:
-    if r.error is None and r.hint is None:
-        return Cell("")
-    text = ". ".join(t.rstrip(".") for t in (r.error, r.hint) if t) + "."
-    log = shlex.quote(str(run.folder.trial(r.number).log.relative_to(run.folder.path)))
-    return Cell(text, more=(*r.log_tail, f"(all of it: {log})") if r.log_tail else ())
+def _trouble(r: TrialResult) -> str:
+    """What happened, and what to do about it."""
+    said = [text.rstrip(".") for text in (r.error, r.hint) if text]
+    return ". ".join(text[0].upper() + text[1:] for text in said if text) + "." if said else ""
+
+
+def _log(run: RunData, r: TrialResult) -> tuple[str, ...]:
+    """The last lines of a failed trial's log, and where the others are."""
+    if not r.log_tail:
+        return ()
+    return (*r.log_tail, f"(all of it: {run.folder.trial(r.number).log.relative_to(run.folder.path)})")
 
 
 def environment(run: RunData) -> Card:
@@ -123,8 +126,8 @@ def environment(run: RunData) -> Card:
     cells = tuple(
         (
             Cell(section if i == 0 or rows[i - 1][0] != section else "", css="section"),
-            Cell(name),
-            Cell(text, css="code" if section in ("commands", "not tried") or name == "your arguments" else ""),
+            Cell(name, css="code" if section in ("not tried", "not varied") else "name"),
+            Cell(text, css="code" if section == "commands" or name == "your arguments" else ""),
         )
         for i, (section, name, text) in enumerate(rows)
     )

@@ -54,12 +54,20 @@ def render(run: RunData) -> str:
         data_links={name: _data_link(card) for name, card in cards.items() if not card.df.empty},
         status=run.summary.verdict.status if run.summary else "interrupted",
         status_words=_STATUS_WORDS[run.summary.verdict.status] if run.summary else "interrupted",
-        sentence=run.summary.verdict.sentence if run.summary else "The run was interrupted before it had a verdict.",
+        sentence=_sentence(run),
         facts=_facts(run),
         commands=_commands(run),
         colours=OUTCOME_COLOURS,
         plotly_js=Markup(get_plotlyjs()),
     )
+
+
+def _sentence(run: RunData) -> str:
+    """The verdict's words, set well: no number is parted from its unit."""
+    text = run.summary.verdict.sentence if run.summary else "The run was interrupted before it had a verdict."
+    for ascii_, typeset in ((" %", "\u00a0%"), (" x ", "\u00a0x "), ("+- ", "±\u00a0"), ("+-", "±")):
+        text = text.replace(ascii_, typeset)
+    return text
 
 
 def _script_json(card: Card) -> Markup:

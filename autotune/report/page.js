@@ -2,10 +2,10 @@
 for (const script of document.querySelectorAll("script[data-figure]")) {
   const figure = JSON.parse(script.textContent);
   Plotly.newPlot(script.dataset.figure, figure.data, figure.layout, {
+    displayModeBar: false, // its buttons lead out of the file, and cover the data on a phone
     displaylogo: false,
     responsive: true,
     scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   });
 }
 for (const table of document.querySelectorAll("table.sortable")) {
