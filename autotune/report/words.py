@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from autotune.contract import Params, Value
+from autotune.contract import Params, TrialResult, Value
 
 DASH = "-"
 
@@ -96,3 +96,17 @@ def assignments(params: Mapping[str, Value]) -> str:
 def differences(params: Params, baseline: Params) -> Params:
     """What `params` sets otherwise than the baseline (True is not 1)."""
     return {k: v for k, v in params.items() if k not in baseline or value(v) != value(baseline[k])}
+
+
+def result_lines(result: TrialResult) -> list[str]:
+    """One trial for the screen: outcome and rate, then what was asked for against what was in effect."""
+    lines = [f"trial {result.number}: {result.outcome}   {rate(result.images_per_s, result.ci95_lo, result.ci95_hi)}"]
+    if result.error:
+        lines.append(result.error)
+    if result.hint:
+        lines.append(f"hint: {result.hint}")
+    for knob, asked in result.params.items():
+        got = result.effective.get(knob)
+        lines.append(f"  {knob}: asked {value(asked)}, in effect {value(got)}")
+    lines.append("  " + ", ".join(f"{name} {seconds(s)}" for name, s in result.phases_s.items()))
+    return lines
