@@ -68,7 +68,7 @@ def winner_args(info: RunInfo, spec: TrialSpec, base: TrialSpec) -> dict[str, An
 
 def effective_batch(args: dict[str, Any]) -> int:
     """Images an optimizer step sees: batch x max(round(nbs / batch), 1) (ultralytics trainer.py)."""
-    batch, nbs = int(_value(args, "batch")), int(_value(args, "nbs"))
+    batch, nbs = max(int(_value(args, "batch")), 1), int(_value(args, "nbs"))  # -1 is AutoBatch
     return batch * max(round(nbs / batch), 1)
 
 
