@@ -43,7 +43,8 @@ def look(data, task, cache):
     for split in ("train", "val"):
         d = YOLODataset(img_path=found[split], data=found, task=task, imgsz=32, cache=cache, augment=True, batch_size=2)
         d[0]
-        out.append([len(d), [[Path(x["im_file"]).name, x["cls"].ravel().tolist(), len(x["segments"])] for x in d.labels]])
+        rows = [[Path(x["im_file"]).name, x["cls"].ravel().tolist(), len(x["segments"])] for x in d.labels]
+        out.append([len(d), rows])
     return [out, found["names"], found.get("kpt_shape")]
 
 answers = []
