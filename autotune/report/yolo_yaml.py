@@ -46,9 +46,10 @@ def yolo_defaults() -> dict[str, Any]:
 
 
 def job_args(info: RunInfo) -> dict[str, Any]:
-    """The user's job as YOLO arguments: what they gave, and what `auto` became in it."""
+    """The user's job as YOLO arguments: what differs from YOLO's defaults, and what `auto` became in it."""
     args = {k: v for k, v in info.train_args.items() if k not in NEVER and k != "mode"}
     args = {k: v for k, v in args.items() if k not in ONLY_IF_GIVEN or k in info.user_args}
+    args = {k: v for k, v in args.items() if k in FIRST or k in info.user_args or v != yolo_defaults().get(k)}
     args["task"] = info.task
     args["device"] = int(info.device) if info.device.isdecimal() else info.device
     if str(args.get("optimizer", "auto")).lower() == "auto":

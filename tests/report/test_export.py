@@ -264,6 +264,18 @@ def test_only_yolo_keys_and_none_of_the_trials_own():
     assert not keys & {"warmup_epochs", "nbs", "weight_decay", "workers"}, "not changed against YOLO's defaults"
 
 
+def test_a_job_spelled_with_all_defaults_is_the_same_files():
+    short, full = make_info(), make_info(train_args=yolo_defaults() | JOB)
+    assert winner_args(short, PATCHED, BASE) == winner_args(full, PATCHED, BASE)
+    assert text_of(short) == text_of(full)
+
+
+def test_a_change_back_to_yolos_default_is_written():
+    info = make_info(train_args=JOB | {"cache": "ram"})
+    found = yaml.safe_load(yolo_yaml(winner_args(info, PATCHED, make_spec(0, cache="ram")), info, []))
+    assert found["cache"] is False
+
+
 def test_project_and_name_only_when_the_user_gave_them():
     args = JOB | {"project": "mine", "name": "n", "time": 2, "resume": True, "save_dir": "/x", "cfg": "y", "val": False}
     assert not {"project", "name"} & set(yaml.safe_load(text_of(make_info(train_args=args))))

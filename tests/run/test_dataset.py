@@ -283,6 +283,24 @@ def test_a_file_that_cannot_be_used(tmp_path, text, message):
     assert str(data) in e.value.message
 
 
+def test_a_list_that_is_not_text(tmp_path):
+    data = simple(tmp_path, train="list.txt")
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        inspect_dataset(str(data), "detect")
+
+
+def test_names_of_files_that_a_list_cannot_hold(tmp_path):
+    data = simple(tmp_path / "user")
+    names = ["a\nb.jpg", "a%0Ab.jpg", "\udcff.jpg"]
+    jpegs(tmp_path / "user" / "images" / "train", names, tmp_path / "user" / "labels" / "train")
+    farm = Path(DatasetView(str(data), "detect", tmp_path / "farm").path(False)).parent
+    lines = (farm / "train.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(set(lines)) == 6
+    assert {Path(line).readlink().name for line in lines} == {"a.jpg", "b.jpg", "c.jpg", *names}
+    assert all(Path(label_of(line)).is_file() for line in lines)
+
+
 def test_no_labels_at_all(tmp_path):
     data = simple(tmp_path)
     for label in (tmp_path / "labels" / "train").iterdir():
