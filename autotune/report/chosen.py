@@ -109,7 +109,7 @@ def yaml_header(name: str, chosen: Chosen, winner: Winner | None) -> list[str]:
     versions = ", ".join(f"{k} {info.versions[k]}" for k in ("ultralytics", "torch") if k in info.versions)
     lines = [f"autotune {autotune.__version__}, {info.started[:10]}: {chosen.claim}"]
     lines += _figures(chosen)
-    lines.append(f"Run:  yolo train cfg={name}    Later arguments win:  yolo train cfg={name} epochs=300")
+    lines.append(f"Run: `yolo train cfg={name}`. Later arguments win: `yolo train cfg={name} epochs=300`.")
     fingerprint = f" Machine fingerprint {chosen.machine.fingerprint}." if chosen.machine else ""
     lines.append(f"Made with {versions or 'unknown versions'} on {_where(chosen)}.{fingerprint}")
     if warning := changes_training(chosen.args, job_args(info)):
@@ -117,10 +117,8 @@ def yaml_header(name: str, chosen: Chosen, winner: Winner | None) -> list[str]:
     if winner is not None and (winner.env or winner.patches):
         rest = ", ".join(f"{k}={v}" for k, v in (winner.env | winner.patches).items())
         alone = chosen.finalist("best_yaml")
-        speed = (
-            "has no figure of its own" if alone is None else f"made {_speed(alone)}, from fresh runs of this file alone"
-        )
-        lines.append(f"Not in this file, which {speed}: {rest}. launch.sh sets them.")
+        speed = f"{_speed(alone)}, from fresh runs" if alone is not None else "not measured"
+        lines.append(f"Not in this file, launch.sh sets them: {rest}. This file alone: {speed}.")
     return lines
 
 
