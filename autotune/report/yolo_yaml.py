@@ -182,7 +182,8 @@ def _scalar(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value)
     text = yaml.safe_dump(value, allow_unicode=True, width=_NO_FOLD).removesuffix("...\n").strip("\n")
-    return _quoted(value) if isinstance(value, str) and ("\n" in text or " #" in text) else text
+    # PyYAML's own choice of style spreads line breaks over lines, and loses U+0085.
+    return _quoted(value) if isinstance(value, str) and (not value.isprintable() or " #" in text) else text
 
 
 def _quoted(value: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from autotune.contract import (
@@ -361,6 +361,7 @@ def test_env_survives_bash(tmp_path, value, claim):
     assert done.stdout.decode() == value
 
 
+@example(data="\x85", names=["\u2028, ]"], claim="\x85a: b", number=1e-5)
 @given(data=HOSTILE, names=st.lists(HOSTILE, max_size=3), claim=HOSTILE, number=st.floats(allow_nan=False))
 def test_yaml_survives_parsing(data, names, claim, number):
     info = make_info(train_args=JOB | {"data": data, "freeze": names, "lrf": number})
