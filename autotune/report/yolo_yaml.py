@@ -46,9 +46,10 @@ def yolo_defaults() -> dict[str, Any]:
 
 
 def job_args(info: RunInfo) -> dict[str, Any]:
-    """The user's job as YOLO arguments: what they gave, and what `auto` became in it."""
+    """The user's job as YOLO arguments: what differs from YOLO's defaults, and what `auto` became in it."""
     args = {k: v for k, v in info.train_args.items() if k not in NEVER and k != "mode"}
     args = {k: v for k, v in args.items() if k not in ONLY_IF_GIVEN or k in info.user_args}
+    args = {k: v for k, v in args.items() if k in FIRST or k in info.user_args or v != yolo_defaults().get(k)}
     args["task"] = info.task
     args["device"] = int(info.device) if info.device.isdecimal() else info.device
     if str(args.get("optimizer", "auto")).lower() == "auto":
@@ -68,7 +69,7 @@ def winner_args(info: RunInfo, spec: TrialSpec, base: TrialSpec) -> dict[str, An
 
 def effective_batch(args: dict[str, Any]) -> int:
     """Images an optimizer step sees: batch x max(round(nbs / batch), 1) (ultralytics trainer.py)."""
-    batch, nbs = int(_value(args, "batch")), int(_value(args, "nbs"))
+    batch, nbs = max(int(_value(args, "batch")), 1), int(_value(args, "nbs"))  # -1 is AutoBatch
     return batch * max(round(nbs / batch), 1)
 
 
@@ -181,7 +182,8 @@ def _scalar(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value)
     text = yaml.safe_dump(value, allow_unicode=True, width=_NO_FOLD).removesuffix("...\n").strip("\n")
-    return _quoted(value) if isinstance(value, str) and ("\n" in text or " #" in text) else text
+    # PyYAML's own choice of style spreads line breaks over lines, and loses U+0085.
+    return _quoted(value) if isinstance(value, str) and (not value.isprintable() or " #" in text) else text
 
 
 def _quoted(value: str) -> str:

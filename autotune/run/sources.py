@@ -57,7 +57,10 @@ def find_source(data: str, task: str) -> Source:
         raise InputError(f"data={data}: autotune downloads nothing", "download it first and give the local path")
     if data.lower().endswith(_ARCHIVES) and not Path(data).is_dir():
         raise InputError(f"data={data} is an archive", "unpack it first and give the path of what is inside")
-    return _find_classify(data) if task == "classify" else _find_detect(data, task)
+    try:
+        return _find_classify(data) if task == "classify" else _find_detect(data, task)
+    except (OSError, UnicodeDecodeError) as e:  # a folder without permission, a list of files that is not UTF-8
+        raise InputError(f"dataset {data} cannot be read: {e}") from e
 
 
 def label_of(image: str) -> str:
