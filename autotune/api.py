@@ -139,6 +139,6 @@ def load(path: str | Path) -> Run:
     Raises:
         InputError: not a run folder.
     """
-    from autotune.app import run_folder
+    from autotune.folders import run_folder
 
     return Run(run_folder(str(path)).path)

@@ -6,10 +6,8 @@ import contextlib
 import datetime as dt
 import json
 import os
-import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-import autotune
 from autotune.contract import (
     Event,
     Gpu,
     Machine,
     Observer,
-    Params,
     PhaseStarted,
     RunDir,
     RunEnded,
@@ -34,15 +30,13 @@ from autotune.contract import (
     SegmentSettings,
     Summary,
     Value,
-    read_json,
     to_dict,
     write_json,
 )
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, InputError, NoTrialError
 
 if TYPE_CHECKING:
-    from autotune.space.knobs import Applied, Context
-    from autotune.space.space import Prepared, SearchSpace
+    pass
 
 DEMO_IMGSZ_CPU = 128
 DEFAULT_MODEL = "yolo11n.yaml"
@@ -84,50 +78,6 @@ class Request:
 
 
 @dataclass
-class SpacePort:
-    """The space of this run with its job and machine behind it (search.plan.SpacePort)."""
-
-    space: SearchSpace
-    ctx: Context
-    training: str
-    prepared: Prepared | None = None
-
-    def prepare(
-        self, effective: Mapping[str, Any], n_images: int | None, train_args: Mapping[str, Any] | None = None
-    ) -> Prepared:
-        """Domain and baseline, now that the baseline's effective values are known (or before, with none)."""
-        from autotune.space.space import prepare
-
-        changes: dict[str, Any] = {"effective": dict(effective)}
-        if n_images is not None:
-            changes["n_images"] = n_images
-        if train_args is not None:
-            changes["train_args"] = {**self.ctx.train_args, **train_args}
-        self.ctx = replace(self.ctx, **changes)
-        self.prepared = prepare(self.space, self.ctx, self.training)
-        return self.prepared
-
-    def pin(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
-        """YOLO arguments that keep what `auto` became."""
-        from autotune.space.training import pin_optimizer
-
-        return pin_optimizer(self.ctx.train_args, dict(resolved))
-
-    def canonical(self, params: Params) -> Params:
-        """The one spelling of a configuration."""
-        from autotune.space.knobs import canonical
-
-        return canonical(params, self.ctx)
-
-    def materialise(self, params: Params) -> Applied:
-        """Settings of a configuration."""
-        from autotune.space.knobs import materialise
-
-        assert self.prepared is not None
-        return materialise(params, self.prepared.baseline, self.ctx, self.training)
-
-
-@dataclass
 class _Journal:
     """Fans events out to the observers; the controller journals its own, these are session's."""
 
@@ -155,7 +105,9 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     Raises:
         AutotuneError: wrong input; nothing was written then.
     """
+    from autotune.folders import git_state, label, make_folder, point_latest, writable
     from autotune.machine.facts import read_machine, resolve_gpus
+    from autotune.port import SpacePort
     from autotune.run.dataset import DatasetView, inspect_dataset
     from autotune.run.demo import demo_dataset
     from autotune.run.trial import run_trial
@@ -184,7 +136,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     given_model = str(user.get("model") or DEFAULT_MODEL)
     model = resolve_model(given_model)
     task = task_of(user, model)
-    out = _writable(Path(request.out))
+    out = writable(Path(request.out))
     demo = "data" not in user
     if demo and task != "detect":
         raise InputError(f"the demo set is for detection, this is a {task} job", "name a dataset: data=YOURS.yaml")
@@ -199,7 +151,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             _early(observers, began)
         job["data"] = str(demo_dataset()) if demo else str(user["data"])
         info_data = inspect_dataset(job["data"], task)
-        job["data"] = str(info_data.data_yaml or info_data.root)
+        job["data"] = info_data.data
     ctx = Context(
         machine=machine,
         task=task,
@@ -213,7 +165,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         env=dict(os.environ),
         effective={},
     )
-    folder = _make_folder(out, request.name or _label(given_model, job["data"], machine, device))
+    folder = make_folder(out, request.name or label(given_model, job["data"], machine, device))
     run_dir = RunDir(folder)
     info = RunInfo(
         name=folder.name,
@@ -233,7 +185,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         train_args=job,
         user_args=user,
         versions=machine.versions,
-        git=_git(),
+        git=git_state(),
     )
     write_json(run_dir.info, info)
     write_json(run_dir.machine, machine)
@@ -276,7 +228,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     journal(PhaseStarted(t_s=journal.now_s(), phase="report"))
     commands = finish(run_dir, summary)
     journal(RunEnded(t_s=journal.now_s(), exit_code=code, sentence=sentence, next_commands=commands))
-    _point_latest(out, folder)
+    point_latest(out, folder)
     return folder, code
 
 
@@ -348,117 +300,6 @@ def _early(observers: Sequence[Observer], began: float) -> None:
             observer(PhaseStarted(t_s=time.monotonic() - began, phase="setup", note="drawing the demo set, once"))
 
 
-def _label(model: str, data: str, machine: Machine, device: str) -> str:
-    path = Path(data)
-    stem = path.parent.name if path.stem == "data" else path.stem
-    where = "cpu" if device == "cpu" else re.sub(r"[^A-Za-z0-9]+", "", machine.gpus[0].name)
-    return f"{Path(model).stem}_{stem}_{where}"
-
-
-def _writable(out: Path) -> Path:
-    """The folder for results, made if need be.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    existing = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--out {out}: {existing} is not a folder that can be written", "choose another --out")
-    return out.absolute()
-
-
-def _make_folder(out: Path, label: str) -> Path:
-    """A new folder; a second search of the same minute gets -2."""
-    safe = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "run"
-    stamp = dt.datetime.now().strftime("%Y-%m-%d_%H%M")
-    for i in range(1, 1000):
-        folder = out / (f"{stamp}_{safe}" if i == 1 else f"{stamp}_{safe}-{i}")
-        with contextlib.suppress(FileExistsError):
-            try:
-                folder.mkdir(parents=True)
-            except PermissionError as e:
-                raise InputError(f"--out {out}: {e.strerror}", "choose another --out") from e
-            return folder
-    raise InputError(f"{out} already holds 999 runs of this minute", "use --name")
-
-
-def _point_latest(out: Path, folder: Path) -> None:
-    """results/latest -> this run; a real file of that name is left alone."""
-    link = out / "latest"
-    if link.is_symlink() or not link.exists():
-        tmp = out / f".latest.{os.getpid()}"
-        with contextlib.suppress(OSError):
-            tmp.symlink_to(folder.name)
-            tmp.replace(link)
-
-
-def _git() -> str | None:
-    """Commit of this checkout of autotune, '+' when it was changed; None when it is an installed wheel."""
-    root = Path(autotune.__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        args = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
-        return subprocess.run(args, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    return None
-
-
-def run_folder(path: str) -> RunDir:
-    """A run folder named on the command line.
-
-    Raises:
-        InputError: not a run folder.
-    """
-    folder = Path(path)
-    if not (folder / "run.json").is_file():
-        raise InputError(f"{path} is not a run folder (no run.json in it)", "give results/latest or results/NAME")
-    read_json(folder / "run.json", RunInfo)
-    return RunDir(folder.resolve())
-
-
 def command_line(argv: Sequence[str]) -> str:
     """What was typed, quoted so that it can be pasted."""
     return shlex.join([Path(sys.executable).name, "-m", "autotune", *argv])
-
-
-def list_all_spaces() -> list[str]:
-    """Every space and every knob, a line each."""
-    from autotune.space.knobs import KNOBS
-    from autotune.space.space import list_spaces
-
-    spaces = [f"{name:10} {doc}" for name, doc in list_spaces().items()]
-    knobs = [f"{k.name:18} {k.site:9} {k.training:10} {k.doc}" for k in KNOBS.values()]
-    return [*spaces, "", "knobs:", *knobs]
-
-
-def describe_space(name: str, pairs: Sequence[str], gpus: str | None, training: str) -> list[str]:
-    """What of a space would be tried for this job on this machine, and why the rest would not.
-
-    Raises:
-        InputError: no such space, or wrong arguments.
-    """
-    from autotune.machine.facts import describe, read_machine, resolve_gpus
-    from autotune.space.knobs import KNOBS, Context
-    from autotune.space.legal import spell
-    from autotune.space.space import load_space, prepare
-    from autotune.space.yolo_args import job_args, parse_pairs
-
-    user = parse_pairs(list(pairs))
-    machine = read_machine()
-    device, _ = resolve_gpus(gpus, user.get("device"), machine)
-    space = load_space(name)
-    ctx = Context(
-        machine=machine,
-        task=str(user.get("task") or "detect"),
-        device="cpu" if device == "cpu" else "cuda",
-        n_ranks=1,
-        train_args=job_args({**user, "device": device}),
-        effective={},
-    )
-    prepared = prepare(space, ctx, training)
-    lines = [f"{space.name}: {space.doc}", f"on {describe(machine)}, --training {training}:"]
-    for knob, values in prepared.domain.items():
-        shown = ", ".join(spell(v) + (" (yours)" if v == prepared.baseline.get(knob) else "") for v in values)
-        lines.append(f"  {knob}: {shown}   [{KNOBS[knob].doc}]")
-    lines += [f"  not tried: {what}: {why}" for what, why in prepared.frozen.items()]
-    return lines

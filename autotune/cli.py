@@ -49,9 +49,9 @@ def search(
     """Search, prove the winner against your own settings, export it, write the report."""
     from rich.console import Console
 
-    from autotune.report.terminal import make_view
     from autotune.app import Request, command_line
     from autotune.app import search as run
+    from autotune.report.terminal import make_view
 
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
     request = Request(
@@ -78,8 +78,8 @@ def search(
 @app.command()
 def report(run: Annotated[str, typer.Argument(help="A run folder.")]) -> int:
     """Make report.html again from a run folder alone."""
+    from autotune.folders import run_folder
     from autotune.report.html import write_report
-    from autotune.app import run_folder
 
     print(write_report(run_folder(run).path))
     return EXIT_OK
@@ -94,8 +94,8 @@ def export(
     """Write best.yaml, launch.sh and the other files again, or those of another trial."""
     from pathlib import Path
 
+    from autotune.folders import run_folder
     from autotune.report.export import export as write
-    from autotune.app import run_folder
 
     run_dir = run_folder(run)
     where = Path(out) if out else run_dir.path / f"trial-{trial:04d}" if trial is not None else None
@@ -134,7 +134,7 @@ def spaces(
     training: Annotated[str, typer.Option(help="As in search.")] = "same",
 ) -> int:
     """List the search spaces, or say what of one would be tried here, and why the rest would not."""
-    from autotune.app import describe_space, list_all_spaces
+    from autotune.listing import describe_space, list_all_spaces
 
     print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training)))
     return EXIT_OK

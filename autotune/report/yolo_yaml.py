@@ -5,14 +5,12 @@ Only YOLO's own keys, and of these only what differs from YOLO's defaults or mus
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +19,8 @@ import yaml
 from autotune.contract import RunInfo, TrialSpec
 from autotune.errors import AutotuneError
 from autotune.report.shell import one_line
+from autotune.space import training
+from autotune.space.yolo_args import yolo_defaults
 
 NEVER: Final = frozenset({"save_dir", "resume", "time", "cfg"})
 """They would redirect, continue or cut the user's run."""
@@ -33,16 +33,6 @@ PINS: Final = ("optimizer", "lr0", "momentum", "warmup_bias_lr")
 FIRST: Final = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "device", *PINS)
 """Always written, in this order; then the rest in the order of YOLO's own file."""
 _NO_FOLD: Final = 1 << 30
-
-
-@cache
-def yolo_defaults() -> dict[str, Any]:
-    """YOLO's own defaults, from its file and without importing it."""
-    spec = importlib.util.find_spec("ultralytics")
-    assert spec is not None, "ultralytics is a dependency of this package"
-    assert spec.origin is not None
-    text = (Path(spec.origin).parent / "cfg" / "default.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
 
 
 def job_args(info: RunInfo) -> dict[str, Any]:
@@ -68,16 +58,16 @@ def winner_args(info: RunInfo, spec: TrialSpec, base: TrialSpec) -> dict[str, An
 
 
 def effective_batch(args: dict[str, Any]) -> int:
-    """Images an optimizer step sees: batch x max(round(nbs / batch), 1) (ultralytics trainer.py)."""
-    batch, nbs = max(int(_value(args, "batch")), 1), int(_value(args, "nbs"))  # -1 is AutoBatch
-    return batch * max(round(nbs / batch), 1)
+    """Images an optimizer step sees."""
+    return training.effective_batch(max(int(_value(args, "batch")), 1), int(_value(args, "nbs")))  # -1 is AutoBatch
 
 
 def keeps_training(args: dict[str, Any], job: dict[str, Any]) -> bool:
     """Same effective batch and the same weight decay in effect as the user's job (MEASURING 6)."""
 
     def decay(a: dict[str, Any]) -> float:
-        return float(_value(a, "weight_decay")) * effective_batch(a) / float(_value(a, "nbs"))
+        batch = max(int(_value(a, "batch")), 1)
+        return training.decay_product(float(_value(a, "weight_decay")), batch, int(_value(a, "nbs")))
 
     return effective_batch(args) == effective_batch(job) and math.isclose(decay(args), decay(job), rel_tol=1e-9)
 

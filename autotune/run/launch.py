@@ -9,20 +9,12 @@ from pathlib import Path
 
 import autotune
 from autotune.contract import TrialDir, TrialSpec
+from autotune.run.demo import cache_home
 
 TAG = "AUTOTUNE_TRIAL_ID"
 """In the environment of every process of a trial: finds the ones that left the tree."""
 DROPPED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ULTRALYTICS_API_KEY")
 """Never inherited: a launcher's leftovers, and the key that would switch trackers on."""
-
-
-def cache_root(env: Mapping[str, str] | None = None) -> Path:
-    """The user's cache folder of autotune: $AUTOTUNE_CACHE, else $XDG_CACHE_HOME/autotune, else ~/.cache/autotune."""
-    env = os.environ if env is None else env
-    if env.get("AUTOTUNE_CACHE"):
-        return Path(env["AUTOTUNE_CACHE"]).expanduser()
-    base = env.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "autotune"
 
 
 def argv(spec: TrialSpec, directory: TrialDir) -> list[str]:
@@ -44,7 +36,7 @@ def environment(
     env["PYTHONUNBUFFERED"] = "1"
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     # Compiled code is keyed by shape, precision and machine: shared by all trials and by the training that follows.
-    env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root(env) / "inductor"))
+    env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
     env[TAG] = tag
     if spec.role != "train":
         private = directory.path.parent / ".yolo"

@@ -1,0 +1,82 @@
+"""Where does a run live, and which folder did the user name?"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import autotune
+from autotune.contract import Machine, RunDir, RunInfo, read_json
+from autotune.errors import InputError
+
+
+def label(model: str, data: str, machine: Machine, device: str) -> str:
+    path = Path(data)
+    stem = path.parent.name if path.stem == "data" else path.stem
+    where = "cpu" if device == "cpu" else re.sub(r"[^A-Za-z0-9]+", "", machine.gpus[0].name)
+    return f"{Path(model).stem}_{stem}_{where}"
+
+
+def writable(out: Path) -> Path:
+    """The folder for results, made if need be.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    existing = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"--out {out}: {existing} is not a folder that can be written", "choose another --out")
+    return out.absolute()
+
+
+def make_folder(out: Path, title: str) -> Path:
+    """A new folder; a second search of the same minute gets -2."""
+    safe = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "run"
+    stamp = dt.datetime.now().strftime("%Y-%m-%d_%H%M")
+    for i in range(1, 1000):
+        folder = out / (f"{stamp}_{safe}" if i == 1 else f"{stamp}_{safe}-{i}")
+        with contextlib.suppress(FileExistsError):
+            try:
+                folder.mkdir(parents=True)
+            except PermissionError as e:
+                raise InputError(f"--out {out}: {e.strerror}", "choose another --out") from e
+            return folder
+    raise InputError(f"{out} already holds 999 runs of this minute", "use --name")
+
+
+def point_latest(out: Path, folder: Path) -> None:
+    """results/latest -> this run; a real file of that name is left alone."""
+    link = out / "latest"
+    if link.is_symlink() or not link.exists():
+        tmp = out / f".latest.{os.getpid()}"
+        with contextlib.suppress(OSError):
+            tmp.symlink_to(folder.name)
+            tmp.replace(link)
+
+
+def run_folder(path: str) -> RunDir:
+    """A run folder named on the command line.
+
+    Raises:
+        InputError: not a run folder.
+    """
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        raise InputError(f"{path} is not a run folder (no run.json in it)", "give results/latest or results/NAME")
+    read_json(folder / "run.json", RunInfo)
+    return RunDir(folder.resolve())
+
+
+def git_state() -> str | None:
+    """Commit of this checkout of autotune, '+' when it was changed; None when it is an installed wheel."""
+    root = Path(autotune.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        args = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
+        return subprocess.run(args, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    return None

@@ -1,0 +1,45 @@
+"""Which spaces are there, and what of one would be tried here?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotune.machine.facts import describe, read_machine, resolve_gpus
+from autotune.space.knobs import KNOBS, Context
+from autotune.space.legal import spell
+from autotune.space.space import list_spaces, load_space, prepare
+from autotune.space.yolo_args import job_args, parse_pairs
+
+
+def list_all_spaces() -> list[str]:
+    """Every space and every knob, a line each."""
+    spaces = [f"{name:10} {doc}" for name, doc in list_spaces().items()]
+    knobs = [f"{k.name:18} {k.site:9} {k.training:10} {k.doc}" for k in KNOBS.values()]
+    return [*spaces, "", "knobs:", *knobs]
+
+
+def describe_space(name: str, pairs: Sequence[str], gpus: str | None, training: str) -> list[str]:
+    """What of a space would be tried for this job on this machine, and why the rest would not.
+
+    Raises:
+        InputError: no such space, or wrong arguments.
+    """
+    user = parse_pairs(list(pairs))
+    machine = read_machine()
+    device, _ = resolve_gpus(gpus, user.get("device"), machine)
+    space = load_space(name)
+    ctx = Context(
+        machine=machine,
+        task=str(user.get("task") or "detect"),
+        device="cpu" if device == "cpu" else "cuda",
+        n_ranks=1,
+        train_args=job_args({**user, "device": device}),
+        effective={},
+    )
+    prepared = prepare(space, ctx, training)
+    lines = [f"{space.name}: {space.doc}", f"on {describe(machine)}, --training {training}:"]
+    for knob, values in prepared.domain.items():
+        shown = ", ".join(spell(v) + (" (yours)" if v == prepared.baseline.get(knob) else "") for v in values)
+        lines.append(f"  {knob}: {shown}   [{KNOBS[knob].doc}]")
+    lines += [f"  not tried: {what}: {why}" for what, why in prepared.frozen.items()]
+    return lines
