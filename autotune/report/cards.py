@@ -117,7 +117,7 @@ def base_figure(height: int, **layout: Any) -> Any:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}, "align": "left"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xref": "container", "entrywidth": 100},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         dragmode=False,
         xaxis=axis,
         yaxis=axis,
