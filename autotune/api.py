@@ -125,7 +125,7 @@ def tune(
         dry_run=dry_run,
         command="autotune.tune(...)",
     )
-    view = make_view(Console(), mode="auto")
+    view = make_view(Console(), mode="auto", objective=objective)
     try:
         folder, _ = search(request, [view])
     finally:

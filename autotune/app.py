@@ -195,6 +195,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     code, sentence = EXIT_OK, ""
     with contextlib.ExitStack() as stack:
         if info_data:
+            stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             view = stack.enter_context(DatasetView(job["data"], task, folder / ".data"))
             data_for: Callable[[Value], str] = view.path
         else:

@@ -69,7 +69,9 @@ def search(
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )
-    view = make_view(Console(), mode="json" if as_json else "quiet" if quiet else "auto")
+    view = make_view(
+        Console(), mode="json" if as_json else "quiet" if quiet else "auto", objective=objective
+    )
     with contextlib.closing(view):
         _, code = run(request, [view])
     return code

@@ -15,6 +15,7 @@ from autotune.errors import InputError
 
 
 def label(model: str, data: str, machine: Machine, device: str) -> str:
+    """What a run folder is called after its date: model, dataset, machine."""
     path = Path(data)
     stem = path.parent.name if path.stem == "data" else path.stem
     where = "cpu" if device == "cpu" else re.sub(r"[^A-Za-z0-9]+", "", machine.gpus[0].name)

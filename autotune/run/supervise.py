@@ -140,7 +140,7 @@ def _become_subreaper() -> None:
 
 
 def _reap(exclude: int) -> None:
-    """Collect zombies that were handed to us; never the root, whose status Popen wants, nor a child of our own session."""
+    """Collect zombies handed to us; never the root, whose status Popen wants, nor a child of our own session."""
     for p in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError, ProcessLookupError):
             if p.pid != exclude and p.status() == psutil.STATUS_ZOMBIE and os.getsid(p.pid) != os.getsid(0):

@@ -1,4 +1,4 @@
-"""Which settings has YOLO no argument for, and how do they get into its trainer? One mixin, used by trials and by full training."""
+"""How do settings that YOLO has no argument for get into its trainer? One mixin, for trials and full training."""
 
 from __future__ import annotations
 

@@ -110,5 +110,5 @@ class Segment:
         if rate and rate.half_width_frac is not None and rate.half_width_frac <= self.settings.ci_target_frac:
             self.state = State.DONE
         elif elapsed >= 2 * self.settings.measure_s:
-            # One extension, no more: run-to-run noise is larger than what a longer window could still remove (SEARCH 3.1).
+            # One extension, no more: run-to-run noise exceeds what a longer window could still remove (SEARCH 3.1).
             self.state = State.DONE

@@ -4,7 +4,8 @@
     compute = (overhead + images * per_image / precision) * layout * compile / threads**0.8
     data    = images * per_image_data(cache) / max(1, workers)
 
-The best of cpu.yaml and default.yaml is known: most threads, largest batch that fits, channels_last, compile, cache=ram.
+The best of cpu.yaml and default.yaml is known: most threads, largest batch that fits, channels_last, compile,
+cache=ram.
 """
 
 from __future__ import annotations

@@ -145,11 +145,11 @@ def ready_batches(loader: Any) -> int:
 def buffer_steps(loader: Any) -> int:
     """Steps of the first epoch when they must not be measured because of the mosaic buffer; else 0.
 
-    The buffer keeps the last B = min(n, 8 x batch, 1000) images decoded. In the first epoch no image is found in it; in
-    later ones the share found is about (B / n)**2 / 2 for B < n (an image drawn at time s of one epoch is still there at
-    time t of the next when n - s + t < B, s and t uniform). MEASURING 1 asks for a whole epoch when n <= 4 B; at n = 2 B
-    that is 12 % of the decodes, which are a quarter of the loader's work: 3 %, the error we allow. So the rule here is
-    n <= 2 B, which a batch of 64 on 1,280 images need not wait for.
+    The buffer keeps the last B = min(n, 8 x batch, 1000) images decoded. In the first epoch no image is found in it;
+    in later ones the share found is about (B / n)**2 / 2 for B < n (an image drawn at time s of one epoch is still
+    there at time t of the next when n - s + t < B, s and t uniform). MEASURING 1 asks for a whole epoch when n <= 4 B;
+    at n = 2 B that is 12 % of the decodes, which are a quarter of the loader's work: 3 %, the error we allow. So the
+    rule here is n <= 2 B, which a batch of 64 on 1,280 images need not wait for.
     """
     dataset = loader.dataset
     buffer = getattr(dataset, "max_buffer_length", 0) or 0
@@ -270,7 +270,7 @@ class Yolo:
             return
         if recorder.spec.role != "train":
             raise RuntimeError(
-                f"the whole training ended after {len(recorder.segment.steps.end_s)} steps, before the segment was measured"
+                f"the whole training ended after {len(recorder.segment.steps.end_s)} steps, before a segment was measured"
             )
 
     def effective(self) -> dict[str, Any]:
