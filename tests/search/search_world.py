@@ -55,6 +55,7 @@ BASELINE = {
     "prefetch_factor": None,
     "cache": False,
     "amp": False,
+    "compile": False,
 }
 
 

@@ -347,7 +347,9 @@ def test_unknown_names(tmp_path):
 def test_what_the_baseline_falls_back_to_is_noted_once(tmp_path):
     info = make_info(train_args={"batch": 16, "cache": False, "amp": True, "workers": 8, "data": "x"})
     summary, _, _ = run(tmp_path, info=info)
-    assert [n for n in summary.notes if "amp" in n] == ["asked amp=True, runs with amp=False here: that is the baseline"]
+    assert [n for n in summary.notes if "amp" in n] == [
+        "asked amp=True, runs with amp=False here: that is the baseline"
+    ]
     assert sum("workers=8" in n for n in summary.notes) == 1
     assert summary.frozen == {"amp": "CPU: no autocast here"}
 
