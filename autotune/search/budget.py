@@ -85,5 +85,5 @@ class Budget:
 
     def ledger(self) -> dict[str, float]:
         """Purpose -> seconds (contract Summary.ledger_s); `overhead` is what nobody booked, so that all sums up."""
-        booked: dict[str, float] = {**self._spent}
+        booked: dict[str, float] = {str(purpose): spent_s for purpose, spent_s in self._spent.items()}
         return booked | {"overhead": max(0.0, self.elapsed_s() - sum(booked.values()))}

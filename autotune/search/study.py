@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import warnings
 from pathlib import Path
 from typing import Final
 
 import optuna
+import sqlalchemy
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -22,6 +24,8 @@ INFEASIBLE: Final = frozenset({Outcome.OOM, Outcome.TIMEOUT, Outcome.INVALID, Ou
 FORGOTTEN: Final = frozenset({Outcome.CRASH, Outcome.INTERRUPTED})
 MIN_FOR_IMPORTANCE: Final = 5
 FEW_FOR_IMPORTANCE: Final = 20
+TOP_SHARE: Final = 0.25
+"""Importance for being among the best quarter: Optuna's tenth would be two of twenty trials (SEARCH 5.7)."""
 
 
 class Study:
@@ -44,6 +48,10 @@ class Study:
         # RDBStorage puts its address through str.format, so a brace in a folder name has to be doubled.
         address = f"sqlite:///{path.absolute()}".replace("{", "{{").replace("}", "}}")
         self._storage = optuna.storages.RDBStorage(address)
+        # Optuna commits some ten times a trial. Waiting for the disk each time costs a busy one half a second a trial,
+        # and what a power cut could lose stands in result.json too.
+        sqlalchemy.event.listen(self._storage.engine, "connect", _do_not_wait_for_the_disk)
+        self._storage.engine.dispose()
         self._study = optuna.create_study(
             storage=self._storage,
             study_name=STUDY_NAME,
@@ -130,11 +138,12 @@ class Study:
             self._worst = value if self._worst is None else max(self._worst, value)
             return self._end(trial, TrialState.COMPLETE, value)
         if self._imputes:
-            imputed = value if feasible and value is not None else self._worst
-            if imputed is None:
+            if self._worst is None:
                 return self._end(trial, TrialState.FAIL)
+            if feasible and value is not None:
+                return self._end(trial, TrialState.COMPLETE, value)  # pruned: its own value, not made up
             trial.set_user_attr("imputed", True)
-            return self._end(trial, TrialState.COMPLETE, imputed)
+            return self._end(trial, TrialState.COMPLETE, self._worst)
         if feasible and value is not None:
             trial.report(value, step=result.n_steps)  # a PRUNED trial's value is the last one reported
         return self._end(trial, TrialState.PRUNED)
@@ -155,6 +164,9 @@ class Study:
     def importance(self) -> tuple[dict[str, float], str, int]:
         """PED-ANOVA over feasible, really measured, distinct configurations (SEARCH 5.7).
 
+        Trials that racing stopped count with the value they had: without the slow ones, the knobs that make a
+        configuration slow would look harmless.
+
         Returns:
             Knob -> share of the variance (sums to 1, largest first; empty when there are too few trials), a note
             for the reader, and the number of trials it rests on.
@@ -166,10 +178,12 @@ class Study:
         if n_varied < 2:
             return {}, "fewer than two knobs were varied", len(trials)
         copy = optuna.create_study(direction="minimize")
-        copy.add_trials(trials)
+        for t in trials:  # PED-ANOVA reads COMPLETE trials only
+            copy.add_trial(optuna.create_trial(params=t.params, distributions=t.distributions, value=t.value))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # few trials: our note says it
-            shares = optuna.importance.get_param_importances(copy)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP_SHARE)
+            shares = optuna.importance.get_param_importances(copy, evaluator=evaluator)
         total = sum(shares.values())
         if not math.isfinite(total) or total <= 0:
             return {}, "no knob stands out of the noise", len(trials)
@@ -183,6 +197,10 @@ class Study:
         return state
 
 
+def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 def _holds(choices: tuple[Value, ...], value: Value) -> bool:
     """Membership that keeps True and 1 apart."""
     return any(type(c) is type(value) and c == value for c in choices)
@@ -191,8 +209,8 @@ def _holds(choices: tuple[Value, ...], value: Value) -> bool:
 def _counts_for_importance(trial: FrozenTrial) -> bool:
     attrs = trial.user_attrs
     return (
-        trial.state == TrialState.COMPLETE
-        and attrs.get("outcome") == Outcome.OK.value
+        trial.value is not None
+        and attrs.get("outcome") in (Outcome.OK.value, Outcome.PRUNED.value)
         and attrs.get("role") in ("trial", "baseline")
         and not attrs.get("imputed")
         and "duplicate_of" not in attrs
