@@ -108,7 +108,8 @@ def tune(
     """
     from rich.console import Console
 
-    from autotune.app import Request, search
+    from autotune.app import search
+    from autotune.question import Request
     from autotune.report.terminal import make_view
 
     request = Request(

@@ -49,8 +49,9 @@ def search(
     """Search, prove the winner against your own settings, export it, write the report."""
     from rich.console import Console
 
-    from autotune.app import Request, command_line
+    from autotune.app import command_line
     from autotune.app import search as run
+    from autotune.question import Request
     from autotune.report.terminal import make_view
 
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
@@ -69,9 +70,7 @@ def search(
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )
-    view = make_view(
-        Console(), mode="json" if as_json else "quiet" if quiet else "auto", objective=objective
-    )
+    view = make_view(Console(), mode="json" if as_json else "quiet" if quiet else "auto", objective=objective)
     with contextlib.closing(view):
         _, code = run(request, [view])
     return code

@@ -1,0 +1,184 @@
+"""What is asked? A request from the command line or from Python becomes a checked question; nothing is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSettings
+from autotune.errors import InputError
+from autotune.folders import writable
+from autotune.machine.facts import describe, read_machine, resolve_gpus
+from autotune.run.dataset import inspect_dataset
+from autotune.run.demo import demo_dataset, demo_exists
+from autotune.search.budget import parse_budget
+from autotune.search.objective import check_objective
+from autotune.search.samplers import check_strategy
+from autotune.space.knobs import Context
+from autotune.space.space import SearchSpace, load_space
+from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_of
+
+DEMO_IMGSZ_CPU: Final = 128
+DEFAULT_MODEL: Final = "yolo11n.yaml"
+SIMULATED_GPU: Final = Gpu(index=0, uuid="GPU-simulated", name="simulated GPU", mem_bytes=16 << 30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was typed; the names are those of the flags."""
+
+    pairs: Sequence[str] = ()
+    """YOLO's own key=value, as typed."""
+    user_args: Mapping[str, Any] | None = None
+    """The same from Python, in place of `pairs`."""
+    gpus: str | None = None
+    budget: str = "30m"
+    space: str | None = None
+    objective: str = "job_time"
+    strategy: str = "tpe"
+    seed: int = 0
+    name: str | None = None
+    out: str = "results"
+    training: str = "same"
+    dry_run: bool = False
+    command: str = ""
+    began: float | None = None
+    """time.monotonic() at Enter; None: now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A request that can be answered."""
+
+    request: Request
+    began: float
+    budget_s: float
+    user: dict[str, Any]
+    """The pairs."""
+    job: dict[str, Any]
+    """The user's job: the pairs, with the embedded default filled in and paths made absolute."""
+    title: tuple[str, str]
+    """Model and dataset, for the run folder's name."""
+    task: str
+    device: str
+    gpus: tuple[str, ...]
+    machine: Machine
+    space: SearchSpace
+    ctx: Context
+    out: Path
+    has_data: bool
+    """False for a dry run on the demo set, which needs no images."""
+    headline: str
+    segment: SegmentSettings
+
+
+def understand(request: Request, observers: Sequence[Observer] = ()) -> Question:
+    """Check everything that can be wrong, before a folder or a process is made.
+
+    Args:
+        request: what was typed.
+        observers: told when the demo set has to be drawn, which takes some seconds.
+
+    Raises:
+        AutotuneError: the first thing that is wrong.
+    """
+    began = time.monotonic() if request.began is None else request.began
+    budget_s = parse_budget(request.budget)
+    check_strategy(request.strategy)
+    check_objective(request.objective)
+    if request.training not in ("same", "bounded", "any"):
+        raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
+    user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
+    job_args(user)
+    machine = read_machine()
+    if request.dry_run and not machine.gpus and request.gpus:
+        machine = replace(machine, gpus=(SIMULATED_GPU,))
+    device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
+    space = load_space(request.space or ("cpu" if device == "cpu" else "default"))
+    model = resolve_model(str(user.get("model") or DEFAULT_MODEL))
+    task = task_of(user, model)
+    out = writable(Path(request.out))
+    demo = user.get("data") is None
+    if demo and task != "detect":
+        raise InputError(f"the demo set is for detection, this is a {task} job", "name a dataset: data=YOURS.yaml")
+    job: dict[str, Any] = {**user, "task": task, "mode": "train", "model": model, "device": device}
+    if demo and device == "cpu":
+        job.setdefault("imgsz", DEMO_IMGSZ_CPU)
+    dataset = None
+    if not (demo and request.dry_run):
+        if demo and not demo_exists():
+            for observer in observers:
+                observer(PhaseStarted(t_s=time.monotonic() - began, phase="setup", note="drawing the demo set, once"))
+        dataset = inspect_dataset(str(demo_dataset()) if demo else str(user["data"]), task)
+    job["data"] = dataset.data if dataset else "demo"
+    ctx = Context(
+        machine=machine,
+        task=task,
+        device="cpu" if device == "cpu" else "cuda",
+        n_ranks=1,
+        train_args=job_args(job),
+        n_images=dataset.n_train if dataset else None,
+        image_hw=dataset.median_shape if dataset else None,
+        free_ram_bytes=psutil.virtual_memory().available,
+        free_disk_bytes=shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free,
+        env=dict(os.environ),
+        effective={},
+    )
+    return Question(
+        request=request,
+        began=began,
+        budget_s=budget_s,
+        user=user,
+        job=job,
+        title=(model, "demo" if demo else str(job["data"])),
+        task=task,
+        device=device,
+        gpus=gpus,
+        machine=machine,
+        space=space,
+        ctx=ctx,
+        out=out,
+        has_data=dataset is not None,
+        headline=_headline(request, user, job, space.name, machine),
+        segment=segment_settings(device, budget_s),
+    )
+
+
+def segment_settings(device: str, budget_s: float) -> SegmentSettings:
+    """Lengths of a segment: longer with a longer budget, within what SEARCH 3.1 says is worth it.
+
+    A step of a small CPU takes 0.2-1 s where a GPU's takes 0.02-0.2 s, so the CPU's minimum counts fewer steps.
+    """
+    if device == "cpu":
+        measure = min(max(budget_s / 75, 3.0), 15.0)
+        return SegmentSettings(
+            warmup_steps=4,
+            warmup_s=1.5,
+            warmup_cap_s=max(6.0, measure),
+            measure_s=measure,
+            measure_steps=8,
+            measure_cap_s=max(20.0, 3 * measure),
+            ci_target_frac=0.04,
+        )
+    measure = min(max(budget_s / 120, 4.0), 15.0)
+    return SegmentSettings(measure_s=measure, measure_cap_s=40.0)
+
+
+def _headline(request: Request, user: Mapping[str, Any], job: Mapping[str, Any], space: str, machine: Machine) -> str:
+    """One line that says what is searched, and what was filled in because nothing was given."""
+    where = f"CPU, {machine.n_cores} cores" if job["device"] == "cpu" else describe(machine)
+    model = Path(str(user.get("model") or DEFAULT_MODEL)).name
+    said_model = "" if user.get("model") else " from scratch (no model= given)"
+    data = Path(str(user["data"])).name if user.get("data") else "the built-in demo set (no data= given)"
+    simulated = "SIMULATED (--dry-run): " if request.dry_run else ""
+    return (
+        f"{simulated}autotune search: {model}{said_model}, {data}, imgsz {job.get('imgsz', 640)}, on {where}; "
+        f"space {space}, budget {request.budget}"
+    )
