@@ -10,7 +10,7 @@ from autotune.contract import Outcome, RunDir, RunInfo, StepColumns, TrialResult
 from autotune.search.budget import Budget
 from autotune.search.plan import Plan
 
-LAUNCH_S, SEGMENT_S, N_IMAGES, EPOCHS = 4.0, 6.0, 1280, 100
+LAUNCH_S, SEGMENT_S, N_IMAGES, EPOCHS = 6.0, 8.0, 1280, 100
 
 
 class FakeClock:
@@ -94,7 +94,7 @@ class FakeSpace:
 def rate_of(params):
     """True images/s: best is batch 64, 2 threads, no channels_last."""
     rate = 100.0
-    rate *= {8: 0.9, 16: 1.0, 32: 1.1, 64: 1.2, 128: 1.21}[params["batch_per_gpu"]]
+    rate *= {1: 0.5, 2: 0.6, 4: 0.7, 8: 0.9, 16: 1.0, 32: 1.1, 64: 1.2, 128: 1.21}[params["batch_per_gpu"]]
     rate *= {1: 1.0, 2: 1.5}[params.get("torch_threads", 1)]
     rate *= 0.7 if params.get("channels_last") else 1.0
     return rate * {0: 1.0, 1: 1.02, 2: 0.98}[params.get("workers", 0)]
@@ -134,7 +134,7 @@ class FakeTrainer:
             took_s = spec.deadline_s if outcome is Outcome.TIMEOUT else LAUNCH_S
             self.clock.advance(took_s)
             return TrialResult(outcome=outcome, took_s=took_s, error=f"it was {outcome}", hint="a hint", **common)
-        phases = {"import": 3.0, "build": 1.0, "cache": 0.0, "first_step": 0.5, "warmup": 2.0}
+        phases = {"import": 4.0, "build": 2.0, "cache": 0.0, "first_step": 0.5, "warmup": 2.0}
         if spec.params.get("cache") == "ram":
             phases["cache"] = 3.0
         self.clock.advance(LAUNCH_S + phases["cache"])

@@ -17,6 +17,13 @@ def run(tmp_path, *, trainer_args=None, observers=(), **plan_args):
     return search(plan, trainer, observers), trainer, plan
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One long search that several tests look at: summary, trainer, plan, events seen."""
+    seen = []
+    return (*run(tmp_path_factory.mktemp("whole"), budget_s=700.0, observers=[seen.append]), seen)
+
+
 def study_of(plan):
     import optuna
 
@@ -27,8 +34,8 @@ def roles(trainer, role):
     return [s for s in trainer.specs if s.role == role]
 
 
-def test_finds_the_gain_and_confirms_it(tmp_path):
-    summary, trainer, plan = run(tmp_path, budget_s=600.0)
+def test_finds_the_gain_and_confirms_it(whole):
+    summary, trainer, plan, _ = whole
     assert summary.verdict.status == "gain"
     best = {f.name: f for f in summary.verdict.finalists}
     truth = rate_of(best["best"].params) / rate_of(BASELINE)
@@ -42,13 +49,13 @@ def test_finds_the_gain_and_confirms_it(tmp_path):
     assert "x faster than your settings" in summary.verdict.sentence
     assert summary.best_number in {s.number for s in roles(trainer, "trial")}
     assert read_json(plan.run_dir.summary, Summary) == summary
-    assert plan.budget.elapsed_s() <= 600.0
+    assert plan.budget.elapsed_s() <= 700.0
     assert sum(summary.ledger_s.values()) == pytest.approx(summary.elapsed_s)
     assert summary.ledger_s["finalists"] > 0
 
 
-def test_baseline_is_the_user_own_arguments(tmp_path):
-    _, trainer, plan = run(tmp_path)
+def test_baseline_is_the_user_own_arguments(whole):
+    _, trainer, plan, _ = whole
     first = trainer.specs[0]
     assert (first.number, first.role, first.changes, first.env, first.patches) == (0, "baseline", {}, {}, {})
     assert first.train_args == {**plan.info.train_args, "data": "farm/False.yaml", "plots": False}
@@ -61,7 +68,7 @@ def test_baseline_is_the_user_own_arguments(tmp_path):
     assert plan.space.calls[-1][:2] == ({**BASELINE, "optimizer": "AdamW"}, 1280)
 
 
-@pytest.mark.parametrize("budget_s", [60.0, 90.0, 150.0, 300.0, 900.0])
+@pytest.mark.parametrize("budget_s", [60.0, 90.0, 150.0, 220.0])
 def test_budget_is_kept(tmp_path, budget_s):
     summary, _, plan = run(tmp_path, budget_s=budget_s, report_s=10.0)
     assert plan.budget.elapsed_s() <= budget_s - 10.0
@@ -77,8 +84,8 @@ def test_five_minutes_try_enough(tmp_path):
     assert summary.stopped_because.startswith("no time for another trial")
 
 
-def test_folders_numbers_and_study_agree(tmp_path):
-    _, trainer, plan = run(tmp_path)
+def test_folders_numbers_and_study_agree(whole):
+    _, trainer, plan, _ = whole
     study = study_of(plan)
     by_number = {t.number: t for t in study.trials}
     assert {int(p.name) for p in plan.run_dir.trials.iterdir()} == {s.number for s in trainer.specs}
@@ -95,9 +102,8 @@ def test_folders_numbers_and_study_agree(tmp_path):
     assert study.metric_names == ["job_time"]
 
 
-def test_trials_csv_and_events(tmp_path):
-    seen = []
-    _, trainer, plan = run(tmp_path, observers=[seen.append])
+def test_trials_csv_and_events(whole):
+    _, trainer, plan, seen = whole
     with plan.run_dir.trials_csv.open(encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     assert list(rows[0]) == [*TRIALS_CSV_COLUMNS, *BASELINE]
@@ -112,10 +118,10 @@ def test_trials_csv_and_events(tmp_path):
     assert [e["t_s"] for e in events] == sorted(e["t_s"] for e in events)
 
 
-def test_sentinel_every_eight_trials(tmp_path):
-    _, trainer, _ = run(tmp_path, budget_s=900.0)
+def test_sentinel_every_eight_trials(whole):
+    _, trainer, _, _ = whole
     order = "".join({"trial": "t", "sentinel": "s", "baseline": "", "finalist": ""}[s.role] for s in trainer.specs)
-    assert len(order) > 18
+    assert order.count("s") >= 1
     assert all(len(part) == 8 for part in order.split("s")[:-1])
     assert len(order.split("s")[-1]) <= 8
     for spec in roles(trainer, "sentinel"):
@@ -123,10 +129,11 @@ def test_sentinel_every_eight_trials(tmp_path):
 
 
 def test_seeds_come_first(tmp_path):
+    start = {k: v for k, v in BASELINE.items() if k in DOMAIN}
     seeds = (
-        {"batch_per_gpu": 64, "torch_threads": 2, "channels_last": False, "workers": 1, "prefetch_factor": 4, "cache": False},
-        {"batch_per_gpu": 32, "torch_threads": 2, "channels_last": False, "workers": 0, "prefetch_factor": None, "cache": False},
-    )  # fmt: skip
+        {**start, "batch_per_gpu": 64, "torch_threads": 2, "workers": 1, "prefetch_factor": 4},
+        {**start, "batch_per_gpu": 32, "torch_threads": 2},
+    )
     _, trainer, _ = run(tmp_path, space=FakeSpace(seeds=seeds))
     tried = roles(trainer, "trial")
     assert [{k: s.params[k] for k in DOMAIN} for s in tried[:2]] == list(seeds)
@@ -144,18 +151,16 @@ def test_small_domain_is_measured_whole_and_once(tmp_path):
 
 def test_inert_values_are_one_configuration(tmp_path):
     space = FakeSpace(domain={"workers": (0, 1), "prefetch_factor": (2, 4, 8)})
-    summary, trainer, plan = run(tmp_path, space=space, budget_s=1000.0)
+    summary, trainer, _ = run(tmp_path, space=space, budget_s=1000.0)
     assert summary.stopped_because == "every configuration was measured"
     assert len(roles(trainer, "trial")) == 3  # workers 1 with each prefetch; workers 0 is the baseline
 
 
 def test_every_outcome_is_told(tmp_path):
-    bad = {32: Outcome.OOM, 64: Outcome.CRASH}
     outcomes = {
         (32, 1): Outcome.INVALID, (32, 2): Outcome.OOM, (64, 1): Outcome.CRASH, (64, 2): Outcome.TIMEOUT,
         (16, 2): Outcome.UNSTABLE,
     }  # fmt: skip
-    assert bad
 
     def fails(spec):
         return outcomes.get((spec.params["batch_per_gpu"], spec.params["torch_threads"]))
@@ -249,13 +254,13 @@ def test_baseline_never_fits_names_every_reason(tmp_path):
 
 @pytest.mark.parametrize(("at", "role"), [(0, "baseline"), (4, "trial"), (-2, "finalist")])
 def test_interrupt(tmp_path, at, role):
-    _, trainer, _ = run(tmp_path / "whole")
+    _, trainer, _ = run(tmp_path / "whole", budget_s=200.0)
     number = trainer.specs[at].number
 
     def fails(spec):
         return KeyboardInterrupt() if spec.number == number else None
 
-    summary, trainer, plan = run(tmp_path, trainer_args={"fails": fails})
+    summary, trainer, plan = run(tmp_path, trainer_args={"fails": fails}, budget_s=200.0)
     assert trainer.specs[-1].number == number
     assert trainer.specs[-1].role == role
     assert summary.stopped_because == "interrupted"
@@ -269,7 +274,7 @@ def test_interrupt(tmp_path, at, role):
     assert (summary.best_number is None) == (role == "baseline")
 
 
-def test_second_interrupt_passes(tmp_path):
+def test_interrupt_while_the_first_is_written_down(tmp_path):
     def observer(event):
         if event.kind == "trial_ended" and event.result.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
@@ -283,7 +288,6 @@ def test_second_interrupt_passes(tmp_path):
     def fails(spec):
         return KeyboardInterrupt() if spec.number == 3 else None
 
-    # the second one arrives while the first is being written down: the search still ends, with its summary
     summary, _, plan = run(tmp_path, trainer_args={"fails": fails}, observers=[twice])
     assert summary.stopped_because == "interrupted"
     assert all(t.state.is_finished() for t in study_of(plan).trials)
@@ -296,8 +300,8 @@ def test_no_gain_when_nothing_is_faster(tmp_path):
     assert summary.verdict.finalists == ()
 
 
-def test_finalist_blocks_are_interleaved_fresh_runs(tmp_path):
-    summary, trainer, _ = run(tmp_path, budget_s=600.0)
+def test_finalist_blocks_are_interleaved_fresh_runs(whole):
+    summary, trainer, _, _ = whole
     finals = roles(trainer, "finalist")
     n = len(summary.verdict.finalists)
     blocks = [finals[i : i + n] for i in range(0, len(finals), n)]
@@ -326,12 +330,11 @@ def test_best_finalist_that_fails_is_unconfirmed(tmp_path):
     assert summary.verdict.status == "unconfirmed"
 
 
-@pytest.mark.parametrize("strategy", ["tpe", "random"])
-@pytest.mark.parametrize("objective", ["job_time", "images_per_s"])
+@pytest.mark.parametrize(("strategy", "objective"), [("tpe", "images_per_s"), ("random", "job_time")])
 def test_same_seed_same_search(tmp_path, strategy, objective):
     info = make_info(strategy=strategy, objective=objective, seed=3)
-    a, first, _ = run(tmp_path / "a", info=info)
-    b, second, _ = run(tmp_path / "b", info=info)
+    a, first, _ = run(tmp_path / "a", info=info, budget_s=200.0)
+    b, second, _ = run(tmp_path / "b", info=info, budget_s=200.0)
     assert [s.params for s in first.specs] == [s.params for s in second.specs]
     assert a.verdict == b.verdict
 
@@ -354,8 +357,8 @@ def test_what_the_baseline_falls_back_to_is_noted_once(tmp_path):
     assert summary.frozen == {"amp": "CPU: no autocast here"}
 
 
-def test_importance_names_the_knob_that_matters(tmp_path):
-    summary, _, _ = run(tmp_path, budget_s=900.0)
+def test_importance_names_the_knob_that_matters(whole):
+    summary, _, _, _ = whole
     assert summary.n_feasible >= 5
     assert sum(summary.importance.values()) == pytest.approx(1.0)
     assert next(iter(summary.importance)) in ("torch_threads", "channels_last", "batch_per_gpu")

@@ -128,10 +128,10 @@ def test_importance_ignores_what_was_not_measured(tmp_path):
     assert study.importance()[0] == {}
     for i in range(24):
         number, params = study.ask(
-            {"batch_per_gpu": (16, 32, 64)[i % 3], "amp": i % 2 == 0, "prefetch_factor": (2, 4)[i // 12]}
+            {"batch_per_gpu": (16, 32, 64)[i % 3], "amp": i % 2 == 0, "prefetch_factor": (2, 4)[i % 5 > 2]}
         )
         oom = params["batch_per_gpu"] == 64
-        value = None if oom else (50.0 if params["amp"] else 100.0) + i / 100
+        value = None if oom else (50.0 if params["amp"] else 100.0) + (7 * i % 5) / 100
         study.tell(number, result(Outcome.OOM if oom else Outcome.OK), value)
     study.tell(study.ask(role="sentinel")[0], result(), 1.0)
     shares, note, n = study.importance()
