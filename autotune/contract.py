@@ -137,13 +137,13 @@ class TrialSpec:
     seed: int = 0
 
 
-T_975_9: Final = 2.2622
-"""Student t, 97.5 %, 9 degrees of freedom."""
+T_975: Final = {5: 2.7764, 6: 2.5706, 7: 2.4469, 8: 2.3646, 9: 2.3060, 10: 2.2622}
+"""Number of batch means -> Student t, 97.5 %, one degree of freedom less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Rate of one window; half_width_frac is None below ten steps."""
+    """Rate of one window; half_width_frac is None below five steps."""
 
     images_per_s: float
     half_width_frac: float | None
@@ -171,7 +171,7 @@ class StepColumns:
         start - ready at the end): a queue that drains would overstate the rate that lasts (MEASURING 2). One batch of
         drain is the queue's own flicker and is not counted.
         The interval: ten batch means of seconds per image (SEARCH 3.2; Law and Kelton, Simulation Modeling, ch. 9),
-        Student t with nine degrees of freedom.
+        Student t with nine degrees of freedom; one mean a step, with fewer degrees, in a window of five to nine steps.
 
         Args:
             start: index of the first step of the window, at least 1 (the step before it starts the clock).
@@ -197,10 +197,10 @@ class StepColumns:
             if sum(self.images[a:b])
         ]
         half: float | None = None
-        if len(means) == 10 and rate > 0:
-            mean = sum(means) / 10
-            sd = (sum((m - mean) ** 2 for m in means) / 9) ** 0.5
-            half = T_975_9 * sd / 10**0.5 / mean
+        if len(means) in T_975 and rate > 0:
+            mean = sum(means) / len(means)
+            sd = (sum((m - mean) ** 2 for m in means) / (len(means) - 1)) ** 0.5
+            half = T_975[len(means)] * sd / len(means) ** 0.5 / mean
         return Throughput(images_per_s=rate, half_width_frac=half, n_steps=n)
 
 

@@ -157,15 +157,15 @@ def segment_settings(device: str, budget_s: float) -> SegmentSettings:
     A step of a small CPU takes 0.2-1 s where a GPU's takes 0.02-0.2 s, so the CPU's minimum counts fewer steps.
     """
     if device == "cpu":
-        measure = min(max(budget_s / 75, 3.0), 15.0)
+        measure = min(max(budget_s / 90, 3.0), 15.0)
         return SegmentSettings(
             warmup_steps=4,
             warmup_s=1.5,
-            warmup_cap_s=max(6.0, measure),
+            warmup_cap_s=max(5.0, measure),
             measure_s=measure,
-            measure_steps=8,
+            measure_steps=6,
             measure_cap_s=max(20.0, 3 * measure),
-            ci_target_frac=0.04,
+            ci_target_frac=0.08,
         )
     measure = min(max(budget_s / 120, 4.0), 15.0)
     return SegmentSettings(measure_s=measure, measure_cap_s=40.0)

@@ -25,6 +25,7 @@ from autotune.contract import (
     read_json,
 )
 from autotune.errors import FormatError, InputError
+from autotune.space.knobs import KNOBS
 
 EXTRA_COLUMNS = ("started_s", "ended_s", "n_steps", "steady", "hint")
 """Columns of RunData.trials after those of trials.csv; from result.json. Seconds count from the start of the run."""
@@ -194,8 +195,4 @@ def _events(path: Path) -> tuple[dict[str, Any], ...]:
 
 def _docs() -> dict[str, str]:
     """Knob -> doc."""
-    try:
-        from autotune.space.knobs import KNOBS  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return {}
     return {name: knob.doc for name, knob in KNOBS.items()}

@@ -223,7 +223,7 @@ def explore(session: Session) -> str:
         n_trials += 1
         proposals.known[key_of(params)] = number
         # The price may be wrong, but not without bound, and the finalists' reserve is not this trial's to spend.
-        search_s = min(max(2 * price_s, 60.0), max(room_s, 1.25 * price_s))
+        search_s = min(max(2 * price_s, 60.0), max(room_s, 2 * price_s))
         try:
             ran = session.run(number, "trial", params, session.settings(params), limit_s=search_s)
         except KeyboardInterrupt:

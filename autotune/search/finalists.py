@@ -15,6 +15,8 @@ from autotune.search.verdict import judge, percent
 Name = Literal["baseline", "best", "best_yaml"]
 N_BLOCKS: Final = 3
 MAX_BLOCKS: Final = 5
+RESERVE_MARGIN: Final = 1.1
+"""Run times vary by about 10 % on a shared machine."""
 WIDE_FRAC: Final = 0.02
 """A confidence interval whose half-width is a larger share of the ratio asks for a block more."""
 
@@ -140,6 +142,8 @@ def reserve_s(session: Session, left_after_baseline_s: float) -> float:
     blocks, or says that it could not.
     """
     best = session.best()
-    n_configs = 3 if not best.changes else len(configs_of(session, best)[0])
-    finalists_s = n_configs * N_BLOCKS * session.price_s(best.result.params)
+    configs = configs_of(session, best)[0] if best.changes else {}
+    block_s = sum(session.price_s(params) for params in configs.values())
+    # Until something beats the baseline, three configurations at its price are a guess of what will have to run.
+    finalists_s = RESERVE_MARGIN * N_BLOCKS * (block_s or 3 * session.price_s(best.result.params))
     return min(finalists_s, left_after_baseline_s / 2) + session.plan.report_s

@@ -1,11 +1,13 @@
 """What will a trial cost, in seconds, before it is started?
 
 Four parts, each learned from the trials that ended: launch, compile, cache fill, segment. Medians, nothing more: the
-price only has to be good enough to refuse what the budget cannot carry.
+price only has to be good enough to refuse what the budget cannot carry. A segment has a least number of steps, so a
+large batch on a slow machine is dearer than a small one.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -52,7 +54,8 @@ class PriceModel:
         self.n_images = n_images
         self._decoded_per_s = images_decoded_per_s
         self._launch: list[float] = []
-        self._segment: list[float] = []
+        self._segment: dict[str, float] = {}
+        self._image_s: list[float] = []
         self._cold: dict[CompileKey, float] = {}
         self._cache: dict[Value, float] = {}
 
@@ -62,8 +65,20 @@ class PriceModel:
             launch_s=median(self._launch) if self._launch else LAUNCH_S,
             compile_s=self._compile_s(params),
             cache_s=self._cache_s(params),
-            segment_s=median(self._segment) if self._segment else segment.warmup_s + segment.measure_s,
+            segment_s=self._segment_s(params, segment),
         )
+
+    def _segment_s(self, params: Params, segment: SegmentSettings) -> float:
+        """The dearest segment that this very configuration had; else its steps at the median seconds per image."""
+        own = self._segment.get(_key(params))
+        if own is not None:
+            return own
+        batch = params.get("batch_per_gpu")
+        step_s = median(self._image_s) * int(batch) if self._image_s and batch else 0.0
+        warmup_s = min(max(segment.warmup_s, (1 + segment.warmup_steps) * step_s), segment.warmup_cap_s + step_s)
+        # Half of the segments need most of the one extension that they may have.
+        measure_s = min(max(1.5 * segment.measure_s, segment.measure_steps * step_s), segment.measure_cap_s)
+        return step_s + warmup_s + measure_s
 
     def learn(self, params: Params, result: TrialResult) -> None:
         """Take in what a trial really cost."""
@@ -85,7 +100,10 @@ class PriceModel:
             self._cache[params["cache"]] = max(cache_s, self._cache.get(params["cache"], 0.0))
         if result.outcome.measured:  # a pruned or killed segment is shorter than the next one will be
             rest_s = result.took_s - phases.get("import", 0.0) - phases.get("build", 0.0) - cache_s - compile_s
-            self._segment.append(max(0.0, rest_s))
+            self._segment[_key(params)] = max(0.0, rest_s, self._segment.get(_key(params), 0.0))
+            batch = params.get("batch_per_gpu")
+            if result.step_p50_s is not None and batch:
+                self._image_s.append(result.step_p50_s / int(batch))
 
     def cold_s(self, params: Params) -> dict[str, float]:
         """Term of the job -> what it cost when it was cold, for the terms a later trial may find warm."""
@@ -113,6 +131,10 @@ class PriceModel:
         if self._cache:  # another mode decoded the same images
             return max(self._cache.values())
         return (self.n_images or 0) / (self._decoded_per_s or DECODED_PER_S)
+
+
+def _key(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)
 
 
 def compile_key(params: Params) -> CompileKey:

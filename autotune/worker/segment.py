@@ -17,8 +17,8 @@ class State(StrEnum):
 
 
 STEADY_FRAC = 0.05
-"""Two-window test: the medians of the last two windows differ by less than this (SEARCH 3.3 uses 2 % over windows of 40
-steps; a window here may be 3 steps of a slow CPU, whose median is that much noisier)."""
+"""Two-window test: the medians of the last two windows differ by less than this, or than their noise (SEARCH 3.3 uses
+2 % over windows of 40 steps; a window here may be 2 steps of a slow CPU)."""
 
 
 class Segment:
@@ -88,12 +88,16 @@ class Segment:
 
     def _two_windows_agree(self) -> bool:
         steps = self.steps.step_s[1:]  # the first one carries set-up and belongs to no window
-        w = max(3, min(40, len(steps) // 3))
+        w = max(2, min(40, len(steps) // 3))
         last, before = steps[-w:], steps[-2 * w : -w]
         if len(before) < w:
             return False
         a, b = median(before), median(last)
-        return abs(a - b) <= STEADY_FRAC * max(a, b)
+        spread = median([abs(x - a) for x in before] + [abs(x - b) for x in last])
+        # Standard error of a median: 1.253 sigma / sqrt(w), and sigma = 1.483 MAD, for normal noise (Rousseeuw and
+        # Croux 1993); two of them, of a difference of two medians.
+        noise = 2 * 1.253 * 1.483 * spread * (2 / w) ** 0.5
+        return abs(a - b) <= max(STEADY_FRAC * max(a, b), noise)
 
     def _maybe_done(self, now_s: float) -> None:
         assert self.measured_from is not None
@@ -104,7 +108,7 @@ class Segment:
         if elapsed >= self.settings.measure_cap_s and n >= 2:
             self.state = State.DONE
             return
-        if elapsed < self.settings.measure_s or n < max(self.settings.measure_steps, 10):
+        if elapsed < self.settings.measure_s or n < max(self.settings.measure_steps, 5):
             return
         rate = self.steps.throughput(self.measured_from)
         if rate and rate.half_width_frac is not None and rate.half_width_frac <= self.settings.ci_target_frac:

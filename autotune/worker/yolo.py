@@ -270,7 +270,7 @@ class Yolo:
             return
         if recorder.spec.role != "train":
             raise RuntimeError(
-                f"the whole training ended after {len(recorder.segment.steps.end_s)} steps, before a segment was measured"
+                f"the training ended after {len(recorder.segment.steps.end_s)} steps, before a segment was measured"
             )
 
     def effective(self) -> dict[str, Any]:

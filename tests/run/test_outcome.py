@@ -46,7 +46,8 @@ def failed(kind: str, message: str, steps: StepColumns | None = None) -> RankRec
 def test_failed_records(kind: str, message: str, outcome: Outcome) -> None:
     judgement = classify(spec("d"), failed(kind, message), ENDED, [])
     assert judgement.outcome is outcome
-    assert judgement.error and judgement.hint
+    assert judgement.error
+    assert judgement.hint
 
 
 def test_a_value_error_after_steps_is_a_crash_not_the_users_arguments() -> None:
@@ -76,7 +77,7 @@ def test_wide_interval_is_unstable() -> None:
     judgement = classify(spec("d"), wide, ENDED, [])
     assert judgement.outcome is Outcome.UNSTABLE
     assert "uncertain" in (judgement.error or "")
-    few = record(steps=columns(6))
+    few = record(steps=columns(5))
     assert classify(spec("d"), few, ENDED, []).outcome is Outcome.UNSTABLE
 
 

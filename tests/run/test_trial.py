@@ -29,7 +29,8 @@ def test_baseline_says_what_ran(tiny: Path, tmp_path: Path) -> None:
     with DatasetView(str(tiny), "detect", tmp_path / "view") as view:
         result = run_trial(spec(view.path(False)), TrialDir(tmp_path / "t"), started_s=1.0)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
-    assert result.images_per_s and result.images_per_s > 0
+    assert result.images_per_s
+    assert result.images_per_s > 0
     assert result.effective["batch_per_gpu"] == 8
     assert result.effective["workers"] == 0, "Ultralytics runs its loader in process on a CPU"
     assert result.effective["amp"] is False
@@ -134,7 +135,8 @@ def test_other_tasks_train(task: str, tiny_home: Path, tmp_path: Path) -> None:
         asked = spec(view.path(False), task=task, model=f"yolo11n{suffix}.yaml", batch=4, imgsz=64)
         result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
-    assert result.images_per_s and result.effective["batch_per_gpu"] == 4
+    assert result.images_per_s
+    assert result.effective["batch_per_gpu"] == 4
 
 
 def test_watch_can_stop_a_segment(tiny: Path, tmp_path: Path) -> None:
@@ -154,7 +156,6 @@ def test_watch_can_stop_a_segment(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_deadline_kills_the_whole_tree(tiny: Path, tmp_path: Path) -> None:
-    asked = json.loads(json.dumps({}))  # a plain spec with workers, so that there is a tree to kill
     asked = spec(tiny, patches={"workers": 1}, batch=4)
     asked = replace(asked, deadline_s=6.0, segment=replace(asked.segment, measure_s=100.0, measure_cap_s=200.0))
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)

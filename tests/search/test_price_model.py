@@ -16,7 +16,7 @@ def result(params, took_s=20.0, outcome=Outcome.OK, **phases):
 def test_before_anything_ran():
     price = PriceModel(9000).price({**BASELINE, "cache": "ram", "compile": True}, SEGMENT)
     assert (price.launch_s, price.compile_s, price.cache_s) == (LAUNCH_S, COMPILE_COLD_S, 9000 / DECODED_PER_S)
-    assert price.total_s == LAUNCH_S + COMPILE_COLD_S + 20.0 + SEGMENT.warmup_s + SEGMENT.measure_s
+    assert price.total_s == LAUNCH_S + COMPILE_COLD_S + 20.0 + SEGMENT.warmup_s + 1.5 * SEGMENT.measure_s
 
 
 def test_launch_and_segment_are_learned_from_whole_trials():
@@ -25,7 +25,16 @@ def test_launch_and_segment_are_learned_from_whole_trials():
         model.learn(BASELINE, result(BASELINE, took_s))
     model.learn(BASELINE, result(BASELINE, 5.0, Outcome.PRUNED))
     price = model.price(BASELINE, SEGMENT)
-    assert (price.launch_s, price.segment_s, price.total_s) == (4.0, 18.0, 22.0)
+    assert (price.launch_s, price.segment_s, price.total_s) == (4.0, 26.0, 30.0)  # its own dearest run
+
+
+def test_a_large_batch_pays_for_its_least_number_of_steps():
+    model, slow = PriceModel(), SegmentSettings(warmup_steps=4, measure_s=3.0, measure_steps=6, warmup_cap_s=60.0)
+    model.learn(BASELINE, result(BASELINE))  # half a second a step of 16 images
+    large = {**BASELINE, "batch_per_gpu": 64}
+    assert BASELINE["batch_per_gpu"] == 16
+    # 2 s a step: the first one, 5 of warm-up, 6 of the window
+    assert model.price(large, slow).segment_s == 2.0 + 10.0 + 12.0
 
 
 def test_compile_is_cold_once_a_key():
