@@ -111,6 +111,8 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
     job: dict[str, Any] = {**user, "task": task, "mode": "train", "model": model, "device": device}
     if demo and device == "cpu":
         job.setdefault("imgsz", DEMO_IMGSZ_CPU)
+    # Written down even where they are YOLO's defaults: the answer holds for this length, size and batch.
+    job = {**{key: job_args(job)[key] for key in ("epochs", "imgsz", "batch")}, **job}
     dataset = None
     if not (demo and request.dry_run):
         if demo and not demo_exists():

@@ -17,6 +17,7 @@ N_BLOCKS: Final = 3
 MAX_BLOCKS: Final = 5
 RESERVE_MARGIN: Final = 1.1
 """Run times vary by about 10 % on a shared machine."""
+MOST_OF_LEFT: Final = 0.6
 WIDE_FRAC: Final = 0.02
 """A confidence interval whose half-width is a larger share of the ratio asks for a block more."""
 
@@ -138,12 +139,12 @@ def _mean(values: list[float | None]) -> float | None:
 def reserve_s(session: Session, left_after_baseline_s: float) -> float:
     """Seconds to keep back for the finalists of the best so far, and for the report.
 
-    Never more than half of what the baseline left: a small budget must search too, and then confirms with fewer
-    blocks, or says that it could not.
+    Never more than MOST_OF_LEFT of what the baseline left: a small budget must search too, and then confirms with
+    fewer blocks, or says that it could not.
     """
     best = session.best()
     configs = configs_of(session, best)[0] if best.changes else {}
     block_s = sum(session.price_s(params) for params in configs.values())
     # Until something beats the baseline, three configurations at its price are a guess of what will have to run.
     finalists_s = RESERVE_MARGIN * N_BLOCKS * (block_s or 3 * session.price_s(best.result.params))
-    return min(finalists_s, left_after_baseline_s / 2) + session.plan.report_s
+    return min(finalists_s, MOST_OF_LEFT * left_after_baseline_s) + session.plan.report_s

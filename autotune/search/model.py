@@ -54,7 +54,7 @@ class PriceModel:
         self.n_images = n_images
         self._decoded_per_s = images_decoded_per_s
         self._launch: list[float] = []
-        self._segment: dict[str, float] = {}
+        self._segment: dict[str, list[float]] = {}
         self._image_s: list[float] = []
         self._cold: dict[CompileKey, float] = {}
         self._cache: dict[Value, float] = {}
@@ -69,10 +69,10 @@ class PriceModel:
         )
 
     def _segment_s(self, params: Params, segment: SegmentSettings) -> float:
-        """The dearest segment that this very configuration had; else its steps at the median seconds per image."""
+        """Median of the segments that this very configuration had; else its steps at the median seconds per image."""
         own = self._segment.get(_key(params))
-        if own is not None:
-            return own
+        if own:
+            return median(own)
         batch = params.get("batch_per_gpu")
         step_s = median(self._image_s) * int(batch) if self._image_s and batch else 0.0
         warmup_s = min(max(segment.warmup_s, (1 + segment.warmup_steps) * step_s), segment.warmup_cap_s + step_s)
@@ -100,7 +100,7 @@ class PriceModel:
             self._cache[params["cache"]] = max(cache_s, self._cache.get(params["cache"], 0.0))
         if result.outcome.measured:  # a pruned or killed segment is shorter than the next one will be
             rest_s = result.took_s - phases.get("import", 0.0) - phases.get("build", 0.0) - cache_s - compile_s
-            self._segment[_key(params)] = max(0.0, rest_s, self._segment.get(_key(params), 0.0))
+            self._segment.setdefault(_key(params), []).append(max(0.0, rest_s))
             batch = params.get("batch_per_gpu")
             if result.step_p50_s is not None and batch:
                 self._image_s.append(result.step_p50_s / int(batch))
