@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import autotune
@@ -23,15 +24,19 @@ def label(model: str, data: str, machine: Machine, device: str) -> str:
 
 
 def writable(out: Path) -> Path:
-    """The folder for results, made if need be.
+    """The folder for results, absolute; not made yet.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it could not be made, or nothing could be written into it.
     """
-    existing = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--out {out}: {existing} is not a folder that can be written", "choose another --out")
-    return out.absolute()
+    out = out.expanduser().absolute()
+    existing = next(p for p in (out, *out.parents) if p.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".autotune-"):
+            pass
+    except OSError as e:
+        raise InputError(f"--out {out}: cannot write to {existing}: {e.strerror}", "choose another --out") from e
+    return out
 
 
 def make_folder(out: Path, title: str) -> Path:
@@ -41,10 +46,7 @@ def make_folder(out: Path, title: str) -> Path:
     for i in range(1, 1000):
         folder = out / (f"{stamp}_{safe}" if i == 1 else f"{stamp}_{safe}-{i}")
         with contextlib.suppress(FileExistsError):
-            try:
-                folder.mkdir(parents=True)
-            except PermissionError as e:
-                raise InputError(f"--out {out}: {e.strerror}", "choose another --out") from e
+            folder.mkdir(parents=True)
             return folder
     raise InputError(f"{out} already holds 999 runs of this minute", "use --name")
 

@@ -55,7 +55,7 @@ class PriceModel:
         self._decoded_per_s = images_decoded_per_s
         self._launch: list[float] = []
         self._segment: dict[str, list[float]] = {}
-        self._image_s: list[float] = []
+        self._image_s = 0.0
         self._cold: dict[CompileKey, float] = {}
         self._cache: dict[Value, float] = {}
 
@@ -69,12 +69,16 @@ class PriceModel:
         )
 
     def _segment_s(self, params: Params, segment: SegmentSettings) -> float:
-        """Median of the segments that this very configuration had; else its steps at the median seconds per image."""
+        """Median of the segments that this very configuration had; else its steps at the slowest rate seen.
+
+        The slowest, because what the price must not miss is the finalists' reserve: their projection onto YOLO's own
+        keys is often a large batch at the baseline's rate.
+        """
         own = self._segment.get(_key(params))
         if own:
             return median(own)
         batch = params.get("batch_per_gpu")
-        step_s = median(self._image_s) * int(batch) if self._image_s and batch else 0.0
+        step_s = self._image_s * int(batch) if batch else 0.0
         warmup_s = min(max(segment.warmup_s, (1 + segment.warmup_steps) * step_s), segment.warmup_cap_s + step_s)
         # Half of the segments need most of the one extension that they may have.
         measure_s = min(max(1.5 * segment.measure_s, segment.measure_steps * step_s), segment.measure_cap_s)
@@ -103,7 +107,7 @@ class PriceModel:
             self._segment.setdefault(_key(params), []).append(max(0.0, rest_s))
             batch = params.get("batch_per_gpu")
             if result.step_p50_s is not None and batch:
-                self._image_s.append(result.step_p50_s / int(batch))
+                self._image_s = max(self._image_s, result.step_p50_s / int(batch))
 
     def cold_s(self, params: Params) -> dict[str, float]:
         """Term of the job -> what it cost when it was cold, for the terms a later trial may find warm."""

@@ -97,7 +97,7 @@ class Segment:
         # Standard error of a median: 1.253 sigma / sqrt(w), and sigma = 1.483 MAD, for normal noise (Rousseeuw and
         # Croux 1993); two of them, of a difference of two medians.
         noise = 2 * 1.253 * 1.483 * spread * (2 / w) ** 0.5
-        return abs(a - b) <= max(STEADY_FRAC * max(a, b), noise)
+        return bool(abs(a - b) <= max(STEADY_FRAC * max(a, b), noise))
 
     def _maybe_done(self, now_s: float) -> None:
         assert self.measured_from is not None

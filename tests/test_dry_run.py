@@ -1,0 +1,158 @@
+"""The whole job on the synthetic backend: real processes, real study, real files; only the training is simulated."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autotune as package
+from autotune.contract import TRIALS_CSV_COLUMNS, RunInfo, Summary, Winner, read_json
+from tests.cli import Said, autotune
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    out = tmp_path_factory.mktemp("a run é")
+    return out, autotune("search", "--dry-run", "--budget", "60s", "--out", out, "epochs=50")
+
+
+def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said]) -> None:
+    _, said = searched
+    assert said.code == 0, said
+    first, *_, last = said.out.splitlines()
+    assert first.startswith("SIMULATED")
+    assert "demo set" in first
+    assert last.strip().startswith("open ")
+
+
+def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
+    out, _ = searched
+    run = (out / "latest").resolve()
+    assert run.parent == out
+    info = read_json(run / "run.json", RunInfo)
+    assert (info.simulated, info.objective, info.direction) == (True, "job_time", "minimize")
+    assert info.user_args == {"epochs": 50}
+    assert info.resolved["optimizer"] == "MuSGD"
+    summary = read_json(run / "summary.json", Summary)
+    assert summary.verdict.status == "gain"
+    assert summary.verdict.n_blocks >= 3
+    assert sum(summary.ledger_s.values()) == pytest.approx(summary.elapsed_s, abs=1.0)
+    rows = list(csv.DictReader((run / "trials.csv").open()))
+    assert tuple(rows[0])[: len(TRIALS_CSV_COLUMNS)] == TRIALS_CSV_COLUMNS
+    assert [r["role"] for r in rows].count("finalist") == 3 * summary.verdict.n_blocks
+    assert {int(r["number"]) for r in rows} == {int(p.name) for p in (run / "trials").iterdir() if p.name.isdigit()}
+    events = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
+    assert events[0] == "run_started"
+    assert events[-1] == "run_ended"
+    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json"} <= {
+        p.name for p in (run / "best").iterdir()
+    }
+    assert "SIMULATED" in (run / "report.html").read_text().upper()
+    assert not (run / ".data").exists()
+
+
+def test_report_and_export_are_made_again(searched: tuple[Path, Said], tmp_path: Path) -> None:
+    run = (searched[0] / "latest").resolve()
+    before = (run / "report.html").stat().st_mtime_ns
+    assert autotune("report", run).code == 0
+    assert (run / "report.html").stat().st_mtime_ns > before
+    said = autotune("export", run, "--trial", "1", "--out", tmp_path / "one")
+    assert said.code == 0, said
+    winner = read_json(tmp_path / "one" / "winner.json", Winner)
+    assert winner.simulated
+    again = autotune("export", run, "--trial", "1", "--out", searched[0])
+    assert again.code == 2, "a folder that holds something else is not overwritten"
+    assert autotune("export", run, "--trial", "99").code == 2
+
+
+def test_a_simulated_winner_is_not_trained(searched: tuple[Path, Said]) -> None:
+    said = autotune("train", searched[0] / "latest")
+    assert said.code == 2
+    assert "simulated" in said.err
+
+
+def test_a_trial_runs_again_by_hand_and_overwrites_nothing(searched: tuple[Path, Said]) -> None:
+    folder = (searched[0] / "latest").resolve() / "trials" / "0001"
+    before = (folder / "result.json").read_bytes()
+    said = autotune("trial", folder)
+    assert said.code == 0, said
+    assert "in effect" in said.out
+    assert (folder / "result.json").read_bytes() == before
+    assert (folder / "again-1" / "result.json").exists()
+
+
+def test_python_api(searched: tuple[Path, Said]) -> None:
+    assert sorted(package.__all__) == ["Run", "__version__", "load", "tune"]
+    run = package.load(searched[0] / "latest")
+    assert len(run.trials) > 10
+    assert run.best.train_args["epochs"] == 50
+    assert run.figures["best_so_far"] is not None
+    assert "faster" in repr(run)
+    assert "<div" in run._repr_html_()
+
+
+def test_tune_takes_the_names_of_the_flags(tmp_path: Path) -> None:
+    run = package.tune(dry_run=True, budget="40s", out=tmp_path, seed=3, epochs=20, strategy="random", space="quick")
+    assert run.info.train_args["epochs"] == 20
+    assert run.summary is not None
+    assert run.summary.best_number is not None
+
+
+def test_one_simulated_gpu(tmp_path: Path) -> None:
+    said = autotune("search", "--dry-run", "--gpus", "1", "--budget", "60s", "--out", tmp_path, "epochs=100")
+    assert said.code == 0, said
+    info = read_json(tmp_path / "latest" / "run.json", RunInfo)
+    assert (info.device, info.space) == ("0", "default")
+
+
+def test_json_and_quiet(tmp_path: Path) -> None:
+    said = autotune("search", "--dry-run", "--json", "--budget", "30s", "--out", tmp_path / "a")
+    events = [json.loads(line) for line in said.out.splitlines()]
+    assert events[0]["kind"] == "run_started"
+    assert events[-1]["kind"] == "run_ended"
+    quiet = autotune("search", "--dry-run", "-q", "--budget", "30s", "--out", tmp_path / "b")
+    assert len(quiet.out.splitlines()) <= 6
+
+
+def test_spaces() -> None:
+    said = autotune("spaces")
+    assert said.code == 0
+    for name in ("quick", "default", "full", "loader", "cpu", "torch_threads", "nccl_socket"):
+        assert name in said.out
+    here = autotune("spaces", "full", "device=cpu")
+    assert here.code == 0, here
+    assert "not tried: amp" in here.out
+    assert "not tried: nccl_socket" in here.out
+
+
+def test_the_list_of_verbs_and_flags_is_frozen() -> None:
+    verbs = ["search", "report", "export", "trial", "train", "spaces"]
+    lines = []
+    for verb in verbs:
+        said = autotune(verb, "--help")
+        assert said.code == 0
+        flags = sorted({w.strip(",") for w in said.out.split() if w.startswith("-")} - {"--help", "-", "--"})
+        lines.append(f"{verb}: {' '.join(flags)}")
+    golden = Path(__file__).parent / "goldens" / "cli.txt"
+    assert "\n".join(lines) + "\n" == golden.read_text(), "a new verb or flag belongs into the golden file"
+
+
+def test_version_and_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "autotune", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == package.__version__
+
+
+@pytest.mark.parametrize("module", ["autotune", "autotune.cli"])
+def test_importing_costs_nothing(module: str) -> None:
+    heavy = "torch ultralytics optuna pandas plotly rich scipy numpy".split()
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = done.stdout.strip()
+    assert loaded in ("[]", "['rich']"), "typer may bring rich"
