@@ -63,6 +63,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     """
     question = understand(request, observers)
     budget = Budget(question.budget_s, started=question.began)
+    budget.book("setup", budget.elapsed_s())
     folder = make_folder(question.out, request.name or label(*question.title, question.machine, question.device))
     run_dir = RunDir(folder)
     info = _info(question, folder.name)

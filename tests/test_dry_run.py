@@ -151,7 +151,7 @@ def test_version_and_module() -> None:
 
 @pytest.mark.parametrize("module", ["autotune", "autotune.cli"])
 def test_importing_costs_nothing(module: str) -> None:
-    heavy = "torch ultralytics optuna pandas plotly rich scipy numpy".split()
+    heavy = ["torch", "ultralytics", "optuna", "pandas", "plotly", "rich", "scipy", "numpy"]
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = done.stdout.strip()

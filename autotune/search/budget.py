@@ -83,6 +83,10 @@ class Budget:
         finally:
             self._spent[spending.purpose] += self._clock() - begin
 
+    def book(self, purpose: Purpose, seconds: float) -> None:
+        """Book seconds that were spent before this object was made."""
+        self._spent[purpose] += seconds
+
     def ledger(self) -> dict[str, float]:
         """Purpose -> seconds (contract Summary.ledger_s); `overhead` is what nobody booked, so that all sums up."""
         booked: dict[str, float] = {str(purpose): spent_s for purpose, spent_s in self._spent.items()}

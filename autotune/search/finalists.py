@@ -10,10 +10,10 @@ from typing import Final, Literal
 from autotune.contract import Finalist, Outcome, Params, Verdict
 from autotune.search.proposals import key_of, yolo_projection
 from autotune.search.session import Ran, Session
-from autotune.search.verdict import judge, percent
+from autotune.search.verdict import MIN_BLOCKS, judge, percent
 
 Name = Literal["baseline", "best", "best_yaml"]
-N_BLOCKS: Final = 3
+N_BLOCKS: Final = MIN_BLOCKS
 MAX_BLOCKS: Final = 5
 RESERVE_MARGIN: Final = 1.1
 """Run times vary by about 10 % on a shared machine."""
@@ -52,22 +52,31 @@ def configs_of(session: Session, best: Ran) -> tuple[dict[Name, Params], str]:
 
 
 def run_blocks(session: Session, stage: Stage) -> None:
-    """Run blocks in shuffled order: three, then more while time is left and the interval is wide."""
+    """Run blocks in shuffled order: three, then more while time is left and the interval is wide.
+
+    When the time left holds no whole block, one of baseline and best alone still narrows the claim.
+    """
     rng = random.Random(session.info.seed)
-    plan = session.plan
     while len(stage.blocks) < MAX_BLOCKS:
-        price_s = sum(session.price_s(params) for params in stage.configs.values())
-        if price_s > plan.budget.left_s() - plan.report_s:
+        order = _affordable(session, stage)
+        if not order or (len(stage.blocks) >= N_BLOCKS and not _wide(session, stage)):
             break
-        if len(stage.blocks) >= N_BLOCKS and not _wide(session, stage):
-            break
-        order = list(stage.configs)
         rng.shuffle(order)
         block: dict[Name, Ran] = {}
         stage.blocks.append(block)
         for name in order:
             block[name] = session.ask_and_run("finalist", stage.configs[name])
     stage.finished = True
+
+
+def _affordable(session: Session, stage: Stage) -> list[Name]:
+    """All finalists, or baseline and best, or none: what the time left can run."""
+    left_s = session.plan.budget.left_s() - session.plan.report_s
+    pair: list[Name] = ["baseline", "best"]
+    for names in (list(stage.configs), pair):
+        if sum(session.price_s(stage.configs[name]) for name in names) <= left_s:
+            return names
+    return []
 
 
 def _wide(session: Session, stage: Stage) -> bool:
@@ -115,7 +124,7 @@ def _without_finalists(session: Session) -> Verdict:
     """Nothing beat the baseline during the search, or nothing was tried."""
     if session.baseline is None:
         return Verdict(status="unconfirmed", sentence="unconfirmed: your own settings were not measured")
-    values = {r.number: r.value for r in session.ran if r.result.role == "trial" and r.result.outcome is Outcome.OK}
+    values = {r.number: r.value for r in session.ran if r.result.role == "trial" and r.result.outcome.measured}
     tried = [value for value in values.values() if value]
     n_pruned = sum(r.result.outcome is Outcome.PRUNED for r in session.ran)
     if not tried and not n_pruned:

@@ -32,6 +32,8 @@ from autotune.search.plan import Live, Plan, RunTrial
 from autotune.search.proposals import Proposals, changes_of
 from autotune.search.study import Study
 
+MAX_DOUBT: Final = 1.3
+"""For an unstable trial without an interval; twice the width that makes a trial unstable, and some."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
 _PURPOSE: Final[dict[Role, Purpose]] = {"baseline": "baseline", "sentinel": "sentinels", "finalist": "finalists"}
@@ -242,15 +244,15 @@ class Session:
         return max(NOISE_FRAC, stdev(v / geometric_mean(values) for v in values))
 
     def best(self) -> Ran:
-        """Lowest objective among ok search trials; within the noise of it, the one with the fewest changes.
+        """Lowest objective among measured search trials; within the noise of it, the one with the fewest changes.
 
-        The baseline stands for the mean of its repeats.
+        The baseline stands for the mean of its repeats, and an unstable trial for the bad end of its interval.
         """
         assert self.baseline is not None
         mine = self.baseline_values()
         own = dataclasses.replace(self.baseline, value=geometric_mean(mine) if mine else None)
-        tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome is Outcome.OK]
-        valued = [(r.value, r) for r in (own, *tried) if r.value]
+        tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome.measured]
+        valued = [(r.value * _doubt(r.result), r) for r in (own, *tried) if r.value]
         if not valued:
             return self.baseline
         limit = min(value for value, _ in valued) * (1 + self.noise_frac())
@@ -260,3 +262,12 @@ class Session:
         """Rewrite run.json with what the baseline taught."""
         self.info = dataclasses.replace(self.info, **fields)
         write_json(self.plan.run_dir.info, self.info)
+
+
+def _doubt(result: TrialResult) -> float:
+    """How much slower an unstable trial may really be: the finalists' places are not for lucky numbers."""
+    if result.outcome is not Outcome.UNSTABLE:
+        return 1.0
+    if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
+        return min(result.images_per_s / result.ci95_lo, MAX_DOUBT)
+    return MAX_DOUBT

@@ -1,0 +1,120 @@
+"""Where does everything of a trial and of a run lie? One object owns every path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDir:
+    """One object owns every path of a trial."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """TrialSpec, written by the controller."""
+        return self.path / "spec.json"
+
+    @property
+    def result(self) -> Path:
+        """TrialResult, written by the controller."""
+        return self.path / "result.json"
+
+    @property
+    def log(self) -> Path:
+        """Stdout and stderr of all ranks."""
+        return self.path / "log.txt"
+
+    @property
+    def stop(self) -> Path:
+        """The controller makes this file to end the segment at the next step; its text is the reason."""
+        return self.path / "stop"
+
+    def rank(self, rank: int) -> Path:
+        """RankRecord of one rank, written once by it at its end."""
+        return self.path / f"rank{rank}.json"
+
+    def stream(self, rank: int) -> Path:
+        """One line a step while it runs: `end_s wait_s step_s images ready measuring(0|1)`, space separated."""
+        return self.path / f"steps{rank}.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One object owns every path of a run."""
+
+    path: Path
+
+    @property
+    def info(self) -> Path:
+        """RunInfo."""
+        return self.path / "run.json"
+
+    @property
+    def space(self) -> Path:
+        """The space as used."""
+        return self.path / "space.yaml"
+
+    @property
+    def machine(self) -> Path:
+        """Machine."""
+        return self.path / "machine.json"
+
+    @property
+    def study(self) -> Path:
+        """Optuna's SQLite file."""
+        return self.path / "study.db"
+
+    @property
+    def events(self) -> Path:
+        """One event a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def trials_csv(self) -> Path:
+        """One row a trial that was run."""
+        return self.path / "trials.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Summary."""
+        return self.path / "summary.json"
+
+    @property
+    def best(self) -> Path:
+        """The exported files."""
+        return self.path / "best"
+
+    @property
+    def report(self) -> Path:
+        """The one HTML file."""
+        return self.path / "report.html"
+
+    @property
+    def trials(self) -> Path:
+        """Folder of the trial folders."""
+        return self.path / "trials"
+
+    def trial(self, number: int) -> TrialDir:
+        """Folder of one trial."""
+        return TrialDir(self.trials / f"{number:04d}")
+
+
+TRIALS_CSV_COLUMNS: Final = (
+    "number",
+    "role",
+    "outcome",
+    "job_s",
+    "images_per_s",
+    "ci95_lo",
+    "ci95_hi",
+    "wait_frac",
+    "peak_mem_bytes",
+    "energy_j",
+    "took_s",
+    "error",
+)
+"""Then one column a knob (PRODUCT B6); peak_mem_bytes is the largest rank's."""

@@ -1,0 +1,162 @@
+"""What does a run ask, on which machine, and what does it conclude?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autotune.contract.words import FORMAT, Params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One CUDA device as NVML sees it."""
+
+    index: int
+    uuid: str
+    name: str
+    mem_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What we run on; `fingerprint` is what must agree for two numbers to be compared."""
+
+    format: int = FORMAT
+    hostname: str
+    cpu: str
+    n_cores: int
+    """Usable cores: affinity and cgroup quota, not the host's count."""
+    n_cores_host: int
+    """os.cpu_count(), which is what Ultralytics clamps workers by."""
+    ram_bytes: int
+    shm_bytes: int | None
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Distribution name -> version, for python, torch, ultralytics, optuna, ..."""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """Fresh runs of one configuration in the finalist stage."""
+
+    name: Literal["baseline", "best", "best_yaml"]
+    """best_yaml: the winner's projection onto plain YOLO keys, when it differs from the winner."""
+    params: Params
+    numbers: tuple[int, ...]
+    """Trial numbers of its runs, in block order."""
+    images_per_s: float | None = None
+    """Geometric mean over the runs."""
+    job_s: float | None = None
+    speedup: float | None = None
+    """Against the baseline's runs of the same blocks, on the objective; 1.0 for the baseline."""
+    ci95_lo: float | None = None
+    ci95_hi: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The claim: from finalist runs only (MEASURING 5)."""
+
+    status: Literal["gain", "no_gain", "unconfirmed"]
+    sentence: str
+    """The claim in words."""
+    n_blocks: int = 0
+    finalists: tuple[Finalist, ...] = ()
+    sigma_run_frac: float | None = None
+    """Pooled run-to-run standard deviation of log throughput."""
+    df: int = 0
+    """Its degrees of freedom."""
+    smallest_effect_frac: float | None = None
+    """The smallest gain this comparison could have found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotTried:
+    """A configuration the search did not start, and why."""
+
+    params: Params
+    price_s: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """summary.json: what the search concluded; with trials/ it is all that the report needs."""
+
+    format: int = FORMAT
+    stopped_because: str
+    elapsed_s: float
+    ledger_s: dict[str, float]
+    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, finalists, report, overhead."""
+    best_number: int | None
+    """The search trial that won; its finalist runs are in the verdict."""
+    verdict: Verdict
+    importance: dict[str, float] = field(default_factory=dict)
+    """PED-ANOVA share of each knob over feasible trials; empty when there are too few."""
+    importance_note: str = ""
+    n_feasible: int = 0
+    not_tried: tuple[NotTried, ...] = ()
+    frozen: dict[str, str] = field(default_factory=dict)
+    """Knob of the space -> why it was not sampled here."""
+    notes: tuple[str, ...] = ()
+    """Lines the user should see: fallbacks of the baseline, an interrupted search, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """run.json: the question this run answers."""
+
+    format: int = FORMAT
+    name: str
+    command: str
+    """The command line as typed, shell-quoted."""
+    started: str
+    """ISO 8601 wall clock with offset."""
+    budget_s: float
+    objective: str
+    direction: Literal["minimize"] = "minimize"
+    strategy: str
+    space: str
+    training: str
+    """same, bounded or any."""
+    seed: int
+    backend: str
+    simulated: bool
+    """True when no real training was measured (synthetic backend)."""
+    task: str
+    device: str
+    """'cpu' or '0', '0,1', ... as seen by the user."""
+    gpus: tuple[str, ...] = ()
+    n_ranks: int = 1
+    train_args: dict[str, Any] = field(default_factory=dict)
+    """The user's job: YOLO arguments with defaults of the embedded job filled in; `data` is the user's own file."""
+    user_args: dict[str, Any] = field(default_factory=dict)
+    """Only the key=value pairs that the user typed."""
+    baseline_params: Params = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """optimizer, lr0, momentum, warmup_bias_lr that 'auto' became in the user's real job."""
+    versions: dict[str, str] = field(default_factory=dict)
+    git: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """best/winner.json: the one carrier of a configuration; best.yaml is its projection onto YOLO keys."""
+
+    format: int = FORMAT
+    task: str
+    train_args: dict[str, Any]
+    """YOLO arguments of the user's job with the winner's values and the pinned optimizer."""
+    env: dict[str, str] = field(default_factory=dict)
+    patches: Params = field(default_factory=dict)
+    n_ranks: int = 1
+    params: Params = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    images_per_s: float | None = None
+    """From the finalist runs; None when not confirmed."""
+    sentence: str = ""
+    simulated: bool = False

@@ -1,0 +1,132 @@
+"""What goes into a trial and what comes out of it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from autotune.contract.steps import StepColumns
+from autotune.contract.words import FORMAT, Outcome, Params, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSettings:
+    """How long a measured segment warms up and measures (MEASURING 2)."""
+
+    warmup_steps: int = 20
+    warmup_s: float = 3.0
+    warmup_cap_s: float = 30.0
+    """Warm-up ends here even when not steady; the record then says steady=False."""
+    measure_s: float = 10.0
+    measure_steps: int = 20
+    measure_cap_s: float = 60.0
+    ci_target_frac: float = 0.02
+    """Measuring may stop at `measure_s` once the half-width of the CI is this share of the mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """Everything that is needed to run one trial again."""
+
+    format: int = FORMAT
+    number: int
+    role: Role
+    backend: str
+    task: str
+    params: Params
+    """Knob -> value this trial stands for (the baseline's: what the user's own arguments give)."""
+    changes: Params
+    """The part of `params` that the search chose against the baseline; only these can be a mismatch."""
+    train_args: dict[str, Any]
+    """YOLO arguments, complete, as given to the trainer class."""
+    env: dict[str, str] = field(default_factory=dict)
+    patches: Params = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    """CUDA_VISIBLE_DEVICES entries; empty means CPU."""
+    n_ranks: int = 1
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    deadline_s: float = 600.0
+    """Seconds from process start after which the whole tree is killed."""
+    stall_s: float = 120.0
+    """Seconds without a step (after the first one) after which the tree is killed."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankRecord:
+    """What one rank writes at its end: raw samples; statistics are made by the controller."""
+
+    format: int = FORMAT
+    rank: int
+    status: Literal["done", "stopped", "failed"]
+    """done: the segment ran to its end; stopped: asked to by the controller (racing); failed: see error."""
+    steps: StepColumns = field(default_factory=StepColumns)
+    measured_from: int | None = None
+    """Index of the first measured step; the window is [measured_from:]."""
+    steady: bool | None = None
+    peak_mem_bytes: int | None = None
+    """Device memory reserved by torch on CUDA, peak RSS of rank and loader workers on CPU."""
+    effective: dict[str, Any] = field(default_factory=dict)
+    """Knob -> what was really in effect in the measured window, plus optimizer, lr0, momentum, ..."""
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """What 'auto' became in this job: optimizer, lr0, momentum, warmup_bias_lr."""
+    job: dict[str, Any] = field(default_factory=dict)
+    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay."""
+    phases_s: dict[str, float] = field(default_factory=dict)
+    """import, build, cache, first_step, warmup, measure."""
+    error: dict[str, str] | None = None
+    """type, message, traceback of what ended it."""
+
+
+JOB_TERMS: Final = (
+    "start_s",
+    "compile_s",
+    "cache_build_s",
+    "mosaic_epochs_s",
+    "closed_epochs_s",
+    "val_s",
+    "save_s",
+    "epoch_end_s",
+)
+"""Terms of T(job), MEASURING 4; the ones not measured are None in TrialResult.job_terms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """One trial, judged. `job_s` and `job_terms` are filled in by the search room."""
+
+    format: int = FORMAT
+    number: int
+    role: Role
+    outcome: Outcome
+    params: Params
+    started_s: float
+    """Seconds since the run began."""
+    took_s: float
+    job_s: float | None = None
+    job_terms: dict[str, float | None] = field(default_factory=dict)
+    images_per_s: float | None = None
+    """All ranks together; total images / total time of the measured window."""
+    ci95_lo: float | None = None
+    ci95_hi: float | None = None
+    step_p50_s: float | None = None
+    step_p90_s: float | None = None
+    step_p99_s: float | None = None
+    wait_frac: float | None = None
+    """Share of the measured window spent waiting for data."""
+    peak_mem_bytes: tuple[int, ...] = ()
+    """One a rank."""
+    energy_j: float | None = None
+    n_steps: int = 0
+    """Measured steps."""
+    steady: bool | None = None
+    effective: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, Any] = field(default_factory=dict)
+    phases_s: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    """One line: what happened."""
+    hint: str | None = None
+    """One line: what to do about it."""
+    log_tail: tuple[str, ...] = ()
+    """Last lines of the trial's log, for a crash."""

@@ -1,0 +1,50 @@
+"""Which words do all rooms share? Outcome, site, training class, knob values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, Literal
+
+FORMAT: Final = 1
+
+Value = bool | int | float | str | None
+"""What a knob can be set to; JSON keeps all of them apart."""
+Params = dict[str, Value]
+"""Knob name -> value."""
+Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "train"]
+
+
+class Outcome(StrEnum):
+    """How a trial ended (DESIGN 4); every value but `ok` and `unstable` has an `error` line in the result."""
+
+    OK = "ok"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    INVALID = "invalid"
+    MISMATCH = "mismatch"
+    UNSTABLE = "unstable"
+    PRUNED = "pruned"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def measured(self) -> bool:
+        """True where images_per_s is a measurement of what was asked for."""
+        return self in (Outcome.OK, Outcome.UNSTABLE)
+
+
+class Site(StrEnum):
+    """Where a knob is set."""
+
+    YOLO_ARG = "YOLO_ARG"
+    ENV = "ENV"
+    LAUNCH = "LAUNCH"
+    PATCH = "PATCH"
+
+
+class Training(StrEnum):
+    """What a knob does to the training: same maths, other rounding, or another optimisation."""
+
+    NEUTRAL = "neutral"
+    NUMERICS = "numerics"
+    SEMANTICS = "semantics"

@@ -1,0 +1,79 @@
+"""On a CUDA GPU: every GPU knob in effect, a real out-of-memory, a short search. Run with `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.contract import Outcome, Summary, TrialDir, read_json
+from autotune.machine.nvml import read_gpus
+from autotune.run.trial import run_trial
+from tests.run.trials import spec
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def gpu() -> str:
+    gpus = read_gpus()
+    assert gpus, "pytest -m gpu needs a GPU that NVML sees"
+    return gpus[0].uuid
+
+
+def test_every_gpu_knob_is_in_effect(gpu: str, tiny: Path, tmp_path: Path) -> None:
+    changes = {
+        "batch_per_gpu": 16,
+        "amp": "bf16",
+        "channels_last": False,
+        "workers": 2,
+        "prefetch_factor": 2,
+        "deterministic": False,
+        "cudnn_benchmark": True,
+        "omp_num_threads": 2,
+        "alloc_conf": "expandable_segments:True",
+    }
+    asked = spec(
+        tiny,
+        changes=changes,
+        patches={"prefetch_factor": 2, "cudnn_benchmark": True},
+        env={"OMP_NUM_THREADS": "2", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+        device="0",
+        batch=16,
+        amp="bf16",
+        channels_last=False,
+        workers=2,
+        deterministic=False,
+    )
+    result = run_trial(replace(asked, gpus=(gpu,)), TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
+    assert {k: result.effective[k] for k in changes} == changes
+    assert result.effective["device"].startswith("cuda")
+    assert result.peak_mem_bytes[0] > 0
+
+
+def test_a_real_out_of_memory_is_an_outcome(gpu: str, tiny: Path, tmp_path: Path) -> None:
+    # 64 images of 4096 pixels through yolo11x: activations far above any card's memory (KNOBS 3: 0.9 GiB at 640 px).
+    asked = spec(tiny, device="0", batch=64, imgsz=4096, model="yolo11x.yaml", workers=2)
+    result = run_trial(replace(asked, gpus=(gpu,), deadline_s=300.0), TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.outcome is Outcome.OOM, (result.error, result.log_tail)
+
+
+def test_compile_is_in_effect(gpu: str, tiny: Path, tmp_path: Path) -> None:
+    asked = spec(tiny, changes={"compile": "default"}, device="0", compile="default", imgsz=128)
+    asked = replace(asked, gpus=(gpu,), deadline_s=600.0, stall_s=400.0)
+    result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
+    assert result.effective["compile"] == "default"
+
+
+def test_a_short_search_ends_inside_its_budget(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "autotune", "search", "--gpus", "1", "--budget", "4m", "--out", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = read_json(tmp_path / "latest" / "summary.json", Summary)
+    assert summary.elapsed_s <= 250
+    assert summary.best_number is not None

@@ -1,0 +1,59 @@
+"""Every command of the README runs (searches with --dry-run added), and its tables are current."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from autotune.space.knobs import KNOBS
+from tests.cli import autotune
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"python -m autotune ([^`\n]+)", README)))
+ELSEWHERE = {
+    # Trains for real: tests/test_real_search.py runs it.
+    "train results/latest epochs=300",
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    assert autotune("search", "--dry-run", "--budget", "1m", "--out", folder / "results").code == 0
+    return folder
+
+
+def test_the_commands_were_found() -> None:
+    verbs = {c.split()[0] for c in COMMANDS}
+    assert verbs == {"search", "train", "report", "export", "trial", "spaces"}
+    assert set(COMMANDS) >= ELSEWHERE
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ELSEWHERE])
+def test_command_runs(command: str, results: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results)
+    words = [w.replace("YOUR.yaml", str(tiny)) for w in shlex.split(command)]
+    if words[0] == "search":
+        # The budget only bounds the search; ten simulated trials take seconds.
+        words += [] if "--dry-run" in words else ["--dry-run"]
+        words += ["--out", "searched"]
+    said = autotune(*words)
+    assert said.code == 0, said
+
+
+def test_two_commands() -> None:
+    assert "pip install -e . && python -m autotune search --budget 5m\n" in README
+    assert "pip install -e '.[test]' && pytest\n" in README
+
+
+def test_knob_table_is_current() -> None:
+    for knob in KNOBS.values():
+        row = f"| `{knob.name}` | {knob.site} | {knob.training} | {knob.doc} |"
+        assert row in README, row
+
+
+def test_nothing_was_left_to_fill_in() -> None:
+    assert re.findall(r"@[A-Z]+@|TODO", README) == []

@@ -1,0 +1,175 @@
+"""The whole job on real training, in a path with a space: search, files, full training, Ctrl-C. Minutes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autotune.contract import Outcome, RunInfo, Summary, TrialDir, Winner, read_json
+from autotune.run.demo import demo_dataset
+from autotune.run.trial import run_trial
+from tests.run.trials import spec
+
+pytestmark = pytest.mark.slow
+BUDGET_S = 200
+YOLO = shutil.which("yolo") or str(Path(sys.executable).with_name("yolo"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def left_over(folder: Path) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("a job é")
+
+
+@pytest.fixture(scope="module")
+def data(home: Path) -> Path:
+    return demo_dataset(home / "data sets", n_train=320, n_val=32)
+
+
+@pytest.fixture(scope="module")
+def run(home: Path, data: Path) -> Path:
+    before = hashes(data.parent)
+    argv = [sys.executable, "-m", "autotune", "search", "--budget", f"{BUDGET_S}s", f"data={data}"]
+    began = time.monotonic()
+    done = subprocess.run([*argv, "imgsz=96", "epochs=60"], cwd=home, capture_output=True, text=True, timeout=600)
+    took = time.monotonic() - began
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert took <= BUDGET_S + 10
+    assert hashes(data.parent) == before, "the user's dataset is as it was"
+    assert left_over(home) == []
+    return (home / "results" / "latest").resolve()
+
+
+def test_search_found_something_real(run: Path) -> None:
+    rows = list(csv.DictReader((run / "trials.csv").open()))
+    tried = [r for r in rows if r["role"] == "trial" and r["outcome"] in ("ok", "unstable", "pruned")]
+    knobs = list(rows[0])[12:]
+    assert len({tuple(r[k] for k in knobs) for r in tried}) >= 2
+    summary = read_json(run / "summary.json", Summary)
+    assert summary.verdict.status in ("gain", "no_gain", "unconfirmed")
+    assert summary.best_number is not None
+    finalists = {f.name: f for f in summary.verdict.finalists}
+    assert set(finalists) >= {"baseline", "best"}
+    assert all(f.images_per_s and f.images_per_s > 0 for f in finalists.values())
+    roles = {n: r["role"] for r in rows for n in [int(r["number"])]}
+    for finalist in finalists.values():
+        assert {roles[n] for n in finalist.numbers} == {"finalist"}, "search runs are never part of the verdict"
+    info = read_json(run / "run.json", RunInfo)
+    assert info.resolved["optimizer"] == "AdamW"
+
+
+def test_plain_yolo_trains_from_best_yaml(run: Path, tmp_path: Path) -> None:
+    argv = [YOLO, "train", f"cfg={run / 'best' / 'best.yaml'}", "epochs=1", "plots=False"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert list(tmp_path.rglob("last.pt"))
+
+
+def test_launch_sh_trains_the_winner_from_any_folder(run: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHON": sys.executable, "PATH": f"{Path(YOLO).parent}:{os.environ['PATH']}"}
+    argv = ["bash", str(run / "best" / "launch.sh"), "epochs=1", "plots=False"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert list(tmp_path.rglob("last.pt")), "ordinary Ultralytics results in the current folder"
+    winner = read_json(run / "best" / "winner.json", Winner)
+    if winner.patches:
+        assert "asked -> in effect" in done.stderr
+        assert "differs" not in done.stderr
+
+
+def test_train_resumes_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "autotune", "train", str(run)]
+    first = subprocess.Popen([*argv, "epochs=3", "plots=False"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (found := list(tmp_path.rglob("last.pt"))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)  # the checkpoint is written in one go, but results.csv follows
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    assert left_over(tmp_path) == []
+    checkpoint = found[0]
+    done = subprocess.run([*argv, f"resume={checkpoint}"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    epochs = [int(float(r["epoch"])) for r in csv.DictReader(next(tmp_path.rglob("results.csv")).open())]
+    assert epochs == [1, 2, 3]
+
+
+def test_a_trial_again_with_its_log_on_screen(run: Path) -> None:
+    argv = [sys.executable, "-m", "autotune", "trial", str(run / "trials" / "0000")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Starting training for" in done.stdout + done.stderr, "Ultralytics' own output"
+    assert "in effect" in done.stdout
+
+
+def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [sys.executable, "-m", "autotune", "search", "--budget", "10m", "--out", str(out)]
+    search = subprocess.Popen(
+        [*argv, f"data={data}", "imgsz=96"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 200
+
+    def in_second_trial() -> bool:
+        steps = list(out.glob("*/trials/0001/steps0.txt"))
+        return bool(steps) and steps[0].stat().st_size > 0
+
+    while not in_second_trial():
+        assert time.monotonic() < deadline
+        assert search.poll() is None
+        time.sleep(0.2)
+    search.send_signal(signal.SIGINT)
+    output, _ = search.communicate(timeout=90)
+    assert search.returncode == 130, output
+    assert left_over(out) == []
+    run = next(p for p in out.iterdir() if not p.is_symlink())
+    summary = read_json(run / "summary.json", Summary)
+    assert summary.stopped_because == "interrupted"
+    assert summary.verdict.status == "unconfirmed"
+    assert (run / "report.html").stat().st_size > 1_000_000
+    assert (run / "best" / "best.yaml").exists()
+    rows = {r["number"]: r["outcome"] for r in csv.DictReader((run / "trials.csv").open())}
+    assert rows["0"] in ("ok", "unstable")
+    assert rows["1"] == "interrupted"
+    assert "Traceback" not in output
+
+
+def test_compile_is_in_effect(tmp_path: Path, data: Path) -> None:
+    asked = spec(data, changes={"compile": "default"}, compile="default", imgsz=32, batch=4)
+    asked = replace(asked, deadline_s=900.0, stall_s=600.0)
+    result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
+    assert result.effective["compile"] == "default"
+    assert result.phases_s["first_step"] > 2.0, "the first step carries the compile"
+
+
+def test_no_trial_succeeded_is_exit_4(tmp_path: Path, data: Path) -> None:
+    argv = [sys.executable, "-m", "autotune", "search", "--budget", "2m", "--out", str(tmp_path / "out")]
+    argv += [f"data={data}", "imgsz=64", "optimizer=Nonesuch"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "Nonesuch" in done.stderr
+    assert "Traceback" not in done.stderr
+    run = next(p for p in (tmp_path / "out").iterdir() if not p.is_symlink())
+    assert (run / "report.html").exists()
+    kinds = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
+    assert kinds[-1] == "run_ended"
