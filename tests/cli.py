@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import sys
 from dataclasses import dataclass
@@ -30,3 +31,9 @@ def autotune(*args: str | Path) -> Said:
         except SystemExit as e:
             code = int(e.code or 0)
     return Said(code, out.getvalue(), err.getvalue())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A CSV file as dicts."""
+    with path.open(encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f))

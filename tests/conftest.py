@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from autotune.run.demo import demo_dataset
+
+# Tests that import Ultralytics, or start the yolo client, must not write the settings of whoever runs them.
+os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="autotune-tests-yolo-"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -13,12 +12,13 @@ import pytest
 import autotune as package
 from autotune.contract import TRIALS_CSV_COLUMNS, RunInfo, Summary, Winner, read_json
 from tests.cli import Said, autotune
+from tests.cli import rows as csv_rows
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     out = tmp_path_factory.mktemp("a run é")
-    return out, autotune("search", "--dry-run", "--budget", "60s", "--out", out, "epochs=50")
+    return out, autotune("search", "--dry-run", "--budget", "10m", "--out", out, "epochs=50")
 
 
 def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said]) -> None:
@@ -42,7 +42,7 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     assert summary.verdict.status == "gain"
     assert summary.verdict.n_blocks >= 3
     assert sum(summary.ledger_s.values()) == pytest.approx(summary.elapsed_s, abs=1.0)
-    rows = list(csv.DictReader((run / "trials.csv").open()))
+    rows = csv_rows(run / "trials.csv")
     assert tuple(rows[0])[: len(TRIALS_CSV_COLUMNS)] == TRIALS_CSV_COLUMNS
     assert [r["role"] for r in rows].count("finalist") == 3 * summary.verdict.n_blocks
     assert {int(r["number"]) for r in rows} == {int(p.name) for p in (run / "trials").iterdir() if p.name.isdigit()}
@@ -97,25 +97,25 @@ def test_python_api(searched: tuple[Path, Said]) -> None:
 
 
 def test_tune_takes_the_names_of_the_flags(tmp_path: Path) -> None:
-    run = package.tune(dry_run=True, budget="40s", out=tmp_path, seed=3, epochs=20, strategy="random", space="quick")
+    run = package.tune(dry_run=True, budget="10m", out=tmp_path, seed=3, epochs=20, strategy="random", space="quick")
     assert run.info.train_args["epochs"] == 20
     assert run.summary is not None
     assert run.summary.best_number is not None
 
 
 def test_one_simulated_gpu(tmp_path: Path) -> None:
-    said = autotune("search", "--dry-run", "--gpus", "1", "--budget", "60s", "--out", tmp_path, "epochs=100")
+    said = autotune("search", "--dry-run", "--gpus", "1", "--budget", "10m", "--out", tmp_path, "epochs=100")
     assert said.code == 0, said
     info = read_json(tmp_path / "latest" / "run.json", RunInfo)
     assert (info.device, info.space) == ("0", "default")
 
 
 def test_json_and_quiet(tmp_path: Path) -> None:
-    said = autotune("search", "--dry-run", "--json", "--budget", "30s", "--out", tmp_path / "a")
+    said = autotune("search", "--dry-run", "--json", "--budget", "10m", "--out", tmp_path / "a")
     events = [json.loads(line) for line in said.out.splitlines()]
     assert events[0]["kind"] == "run_started"
     assert events[-1]["kind"] == "run_ended"
-    quiet = autotune("search", "--dry-run", "-q", "--budget", "30s", "--out", tmp_path / "b")
+    quiet = autotune("search", "--dry-run", "-q", "--budget", "10m", "--out", tmp_path / "b")
     assert len(quiet.out.splitlines()) <= 6
 
 

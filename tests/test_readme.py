@@ -22,7 +22,7 @@ ELSEWHERE = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    assert autotune("search", "--dry-run", "--budget", "1m", "--out", folder / "results").code == 0
+    assert autotune("search", "--dry-run", "--budget", "10m", "--out", folder / "results").code == 0
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import pytest
 from autotune.contract import Outcome, RunInfo, Summary, TrialDir, Winner, read_json
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
+from tests.cli import rows as csv_rows
 from tests.run.trials import spec
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def run(home: Path, data: Path) -> Path:
 
 
 def test_search_found_something_real(run: Path) -> None:
-    rows = list(csv.DictReader((run / "trials.csv").open()))
+    rows = csv_rows(run / "trials.csv")
     tried = [r for r in rows if r["role"] == "trial" and r["outcome"] in ("ok", "unstable", "pruned")]
     knobs = list(rows[0])[12:]
     assert len({tuple(r[k] for k in knobs) for r in tried}) >= 2
@@ -109,7 +109,7 @@ def test_train_resumes_a_checkpoint(run: Path, tmp_path: Path) -> None:
     checkpoint = found[0]
     done = subprocess.run([*argv, f"resume={checkpoint}"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    epochs = [int(float(r["epoch"])) for r in csv.DictReader(next(tmp_path.rglob("results.csv")).open())]
+    epochs = [int(float(r["epoch"])) for r in csv_rows(next(tmp_path.rglob("results.csv")))]
     assert epochs == [1, 2, 3]
 
 
@@ -147,7 +147,7 @@ def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Pa
     assert summary.verdict.status == "unconfirmed"
     assert (run / "report.html").stat().st_size > 1_000_000
     assert (run / "best" / "best.yaml").exists()
-    rows = {r["number"]: r["outcome"] for r in csv.DictReader((run / "trials.csv").open())}
+    rows = {r["number"]: r["outcome"] for r in csv_rows(run / "trials.csv")}
     assert rows["0"] in ("ok", "unstable")
     assert rows["1"] == "interrupted"
     assert "Traceback" not in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autotune.report.cards import Card
+from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
 from autotune.report.cards_result import before_after, sentinels, what_changed
 from autotune.report.cards_search import best_so_far, ledger
@@ -14,6 +15,7 @@ from autotune.report.load import RunData
 FIGURES: dict[str, Callable[[RunData], Card]] = {
     "before_after": before_after,
     "what_changed": what_changed,
+    "job_time": job_time,
     "best_so_far": best_so_far,
     "knob_effects": knob_effects,
     "importance": importance,

@@ -63,11 +63,19 @@ class Budget:
         self.total_s = total_s
         self._clock = clock
         self._start = clock() if started is None else started
+        self._skipped_s = 0.0
         self._spent: dict[Purpose, float] = dict.fromkeys(PURPOSES, 0.0)
 
     def elapsed_s(self) -> float:
         """Seconds since Enter."""
-        return self._clock() - self._start
+        return self._now() - self._start
+
+    def skip(self, seconds: float) -> None:
+        """Move on by simulated seconds, inside or outside of a `spend` block."""
+        self._skipped_s += seconds
+
+    def _now(self) -> float:
+        return self._clock() + self._skipped_s
 
     def left_s(self) -> float:
         """Seconds left, not below zero."""
@@ -77,11 +85,11 @@ class Budget:
     def spend(self, purpose: Purpose) -> Iterator[Spending]:
         """Book the seconds of the block, also when it raises. Blocks must not be nested."""
         spending = Spending(purpose)
-        begin = self._clock()
+        begin = self._now()
         try:
             yield spending
         finally:
-            self._spent[spending.purpose] += self._clock() - begin
+            self._spent[spending.purpose] += self._now() - begin
 
     def book(self, purpose: Purpose, seconds: float) -> None:
         """Book seconds that were spent before this object was made."""

@@ -68,7 +68,8 @@ SEGMENT = SegmentSettings(
 def spec(params: Params, data: str, number: int) -> TrialSpec:
     patches = {k: v for k, v in params.items() if k not in ("batch", "cache") and v is not None}
     args: dict[str, Any] = {
-        "task": "detect", "mode": "train", "model": "yolo11n.yaml", "data": data, "imgsz": 128, "epochs": 100, "device": "cpu",
+        "task": "detect", "mode": "train", "model": "yolo11n.yaml", "data": data, "imgsz": 128, "epochs": 100,
+        "device": "cpu",
         "batch": params["batch"], "cache": params["cache"], "plots": False, "val": False, "save": False,
         "warmup_epochs": 0, "save_dir": "yolo", "exist_ok": True, "optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9,
     }  # fmt: skip

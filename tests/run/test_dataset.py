@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from autotune.errors import InputError, MachineError
-from autotune.run.dataset import DatasetView, inspect_dataset
+from autotune.run.dataset import DatasetView, decode_rate, inspect_dataset
 from autotune.run.demo import demo_dataset
 from autotune.run.sources import label_of
 
@@ -333,3 +333,13 @@ def test_classify_without_splits(tmp_path):
         inspect_dataset(str(tmp_path), "classify")
     with pytest.raises(InputError, match="must be a folder"):
         inspect_dataset(str(tmp_path / "data.yaml"), "classify")
+
+
+def test_decode_rate_is_measured_on_the_users_images(tmp_path: Path) -> None:
+    data = demo_dataset(tmp_path, n_train=16, n_val=4)
+    rate = decode_rate(str(data), "detect", 128)
+    assert rate is not None
+    assert 10 < rate < 100_000
+    for image in (data.parent / "images" / "train").iterdir():
+        image.write_bytes(b"not an image")
+    assert decode_rate(str(data), "detect", 128) is None

@@ -87,12 +87,20 @@ def test_only_common_blocks_count_for_a_pair():
         {"baseline": 2.0, "best": 1.0, "best_yaml": 1.5},
         {"baseline": 2.1, "best_yaml": 1.6},
         {"baseline": 2.0, "best": 1.01, "best_yaml": 1.5},
+        {"baseline": 2.05, "best": 1.0, "best_yaml": 1.55},
     ]
     found = judge(blocks)
-    assert found.n_blocks == found.ratios["best"].n_blocks == 2
-    assert found.ratios["best_yaml"].n_blocks == 3
-    assert found.df == 8 - (3 + 3 - 1)
+    assert found.n_blocks == found.ratios["best"].n_blocks == 3
+    assert found.ratios["best_yaml"].n_blocks == 4
+    assert found.df == 11 - (3 + 4 - 1)
     assert found.status == "gain"
+
+
+def test_two_blocks_are_no_claim():
+    found = judge([{"baseline": 2.0, "best": 1.0}, {"baseline": 2.01, "best": 1.01}], [[2.0, 2.02, 1.99]])
+    assert found.status == "unconfirmed"
+    assert "2 blocks" in found.sentence
+    assert "needs 3" in found.sentence
 
 
 @pytest.mark.parametrize("blocks", [[], [{"baseline": 2.0}], [{"baseline": 2.0, "best": 1.0}], [{"best": 1.0}] * 3])

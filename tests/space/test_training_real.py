@@ -36,7 +36,9 @@ def build(args: dict[str, Any], n_images: int) -> dict[str, Any]:
 
     trainer = DetectionTrainer.__new__(DetectionTrainer)
     trainer.args = get_cfg(overrides={k: v for k, v in args.items() if k not in ("device", "task", "mode")})
-    trainer.model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
+    trainer.model = torch.nn.Module()
+    trainer.model.model = layers  # MuSGD looks at the last layer of model.model, the head
     trainer.data = {"train": "train", "val": "val", "nc": 6}
     trainer.device = torch.device("cpu")
     trainer.batch_size, trainer.epochs, trainer.world_size = trainer.args.batch, trainer.args.epochs, 0
