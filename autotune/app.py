@@ -30,7 +30,7 @@ from autotune.contract import (
     to_dict,
     write_json,
 )
-from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, NoTrialError
+from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
@@ -99,8 +99,13 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             _write_report(folder)
             raise
     emit(PhaseStarted(t_s=budget.elapsed_s(), phase="report"))
+    commands: tuple[str, ...] = ()
+    failed: AutotuneError | None = None
     with budget.spend("report"):
-        commands = _export(run_dir, summary)
+        try:
+            commands = _export(run_dir, summary)
+        except AutotuneError as e:
+            failed = e  # what was measured is still worth its report
     write_json(run_dir.summary, replace(summary, ledger_s=budget.ledger(), elapsed_s=budget.elapsed_s()))
     code = EXIT_INTERRUPTED if summary.stopped_because == "interrupted" else EXIT_OK
     page = folder / "report.html"
@@ -115,6 +120,8 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     _write_report(folder)  # after the last event is journaled, before it is shown: its last line opens the page
     for observer in observers:
         observer(ended)
+    if failed:
+        raise failed
     return folder, code
 
 

