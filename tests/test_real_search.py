@@ -98,7 +98,9 @@ def test_launch_sh_trains_the_winner_from_any_folder(run: Path, tmp_path: Path) 
 
 def test_train_resumes_a_checkpoint(run: Path, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "autotune", "train", str(run)]
-    first = subprocess.Popen([*argv, "epochs=3", "plots=False", f"project={tmp_path}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        [*argv, "epochs=3", "plots=False", f"project={tmp_path}"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 300
     while not (found := list(tmp_path.rglob("last.pt"))) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -111,6 +113,10 @@ def test_train_resumes_a_checkpoint(run: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     epochs = [int(float(r["epoch"])) for r in csv_rows(next(tmp_path.rglob("results.csv")))]
     assert epochs == [1, 2, 3]
+    done = subprocess.run([*argv, f"resume={checkpoint}"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    assert "nothing to resume" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_trial_again_with_its_log_on_screen(run: Path) -> None:

@@ -28,7 +28,9 @@ def main(argv: list[str]) -> int:
     except BaseException as e:
         error = e
     recorder.write(error)
-    if error:
+    if error and spec.role == "train" and not recorder.training:
+        sys.stderr.write(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n")
+    elif error:
         sys.excepthook(type(error), error, error.__traceback__)
     backend.close()
     sys.stdout.flush()

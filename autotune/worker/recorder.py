@@ -43,6 +43,8 @@ class Recorder:
         self.job: dict[str, Any] = {}
         self.peak_mem_bytes: int | None = None
         self.stopped = False
+        self.training = False
+        """True once the training loop runs: what fails before is most likely an argument."""
         self._mark = self.began
         self._stream: TextIO | None = None
 

@@ -145,6 +145,7 @@ class Yolo:
         cls = type(f"Tune{name}", bases, attrs)
         self.trainer = cls(overrides=dict(spec.train_args))
         if not trial:
+            self.trainer.add_callback("on_train_start", lambda _: setattr(self.recorder, "training", True))
             self.trainer.add_callback("on_train_batch_end", _Asked(spec))
 
     def train(self, recorder: Recorder) -> None:
