@@ -67,7 +67,7 @@ def before_after(run: RunData) -> Card:
     if verdict.sigma_run_frac is not None:
         note += f" Two fresh runs of one configuration differ by {words.percent(verdict.sigma_run_frac)} (sd) here"
         smallest = verdict.smallest_effect_frac
-        found = "" if smallest is None else f"; a gain below {words.percent(smallest)} could not have been found"
+        found = "" if smallest is None else f"; a gain below {words.percent(smallest)} may have been missed"
         note += f"{found}."
     return make_card(run, title, note, df, figure=figure)
 

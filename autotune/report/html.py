@@ -82,13 +82,19 @@ def _data_link(card: Card) -> str:
     return "data:text/csv;charset=utf-8," + quote(card.df.to_csv(index=False))
 
 
+def _dataset(data: str) -> str:
+    """A short name; `data.yaml` alone would name nothing."""
+    path = Path(data)
+    return f"{path.parent.name}/{path.name}" if path.stem == "data" and path.parent.name else path.name
+
+
 def _facts(run: RunData) -> list[tuple[str, str]]:
     """The line of small numbers under the headline."""
     info, baseline = run.info, run.baseline
     n_ok = int(run.trials["outcome"].isin(["ok", "unstable"]).sum())
     facts = [
         ("model", Path(str(info.train_args.get("model", words.DASH))).name),
-        ("data", Path(str(info.train_args.get("data", words.DASH))).name),
+        ("data", _dataset(str(info.train_args.get("data", words.DASH)))),
         (
             "machine",
             ", ".join(g.name for g in run.machine.gpus if not info.gpus or g.uuid in info.gpus) or run.machine.cpu,
