@@ -94,8 +94,10 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         try:
             run: RunTrial = _Simulation(budget) if request.dry_run else run_trial
             summary = run_search(_plan(question, run_dir, info, budget, data_for), run, observers)
-        except NoTrialError as e:
-            emit(RunEnded(t_s=budget.elapsed_s(), exit_code=EXIT_NO_TRIAL, sentence=f"error: {e.message}"))
+        except NoTrialError:
+            # The error itself is printed once, by the command line.
+            sentence = f"no trial succeeded; what was tried stands in {_shown(run_dir.report)}"
+            emit(RunEnded(t_s=budget.elapsed_s(), exit_code=EXIT_NO_TRIAL, sentence=sentence))
             _write_report(folder)
             raise
     emit(PhaseStarted(t_s=budget.elapsed_s(), phase="report"))

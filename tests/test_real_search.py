@@ -174,6 +174,7 @@ def test_no_trial_succeeded_is_exit_4(tmp_path: Path, data: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert done.returncode == 4, done.stdout + done.stderr
     assert "Nonesuch" in done.stderr
+    assert (done.stdout + done.stderr).count("error: ") == 1
     assert "Traceback" not in done.stderr
     run = next(p for p in (tmp_path / "out").iterdir() if not p.is_symlink())
     assert (run / "report.html").exists()

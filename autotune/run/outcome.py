@@ -107,7 +107,8 @@ def _failed(record: RankRecord) -> Judgement:
 
 def _without_record(end: Exit, log_tail: Sequence[str]) -> Judgement:
     if end.reason:
-        return Judgement(Outcome.TIMEOUT, end.reason, "the trial's log.txt shows how far it came")
+        hint = "the trial's log.txt shows how far it came; a longer --budget gives it more time"
+        return Judgement(Outcome.TIMEOUT, end.reason, hint)
     text = "\n".join(log_tail)
     if is_oom(text):
         return Judgement(Outcome.OOM, _last(log_tail), "a smaller batch_per_gpu fits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from autotune.run.supervise import run_tree
 
 WATCH_S = 0.5
 LOG_TAIL_LINES = 20
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,8 @@ def build_result(
     tail: tuple[str, ...] = (),
 ) -> TrialResult:
     """Statistics from the raw columns; everything that was not measured stays None."""
-    crashed = judgement.outcome in (Outcome.CRASH, Outcome.TIMEOUT, Outcome.INVALID)
+    # What YOLO says of wrong arguments is one line already; a traceback would bury it.
+    crashed = judgement.outcome in (Outcome.CRASH, Outcome.TIMEOUT)
     common = TrialResult(
         number=spec.number,
         role=spec.role,
@@ -234,7 +237,7 @@ class _StepTail:
 
 
 def log_tail(path: Path, n: int = LOG_TAIL_LINES) -> tuple[str, ...]:
-    """Last lines of a log; a progress bar's carriage returns count as line ends."""
+    """Last lines of a log as a terminal would show them: of a progress bar only its last state, and no colours."""
     try:
         with path.open("rb") as f:
             f.seek(0, 2)
@@ -242,4 +245,5 @@ def log_tail(path: Path, n: int = LOG_TAIL_LINES) -> tuple[str, ...]:
             text = f.read().decode("utf-8", "replace")
     except OSError:
         return ()
-    return tuple(line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip())[-n:]
+    shown = [ANSI.sub("", line).rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return tuple(line for line in shown if line.strip())[-n:]

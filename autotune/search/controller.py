@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from autotune.contract import (
@@ -80,6 +81,8 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
         verdict = verdict_of(session, stage)
         if stopped == INTERRUPTED and stage is None:
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
+        elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):
+            verdict = replace(verdict, sentence=f"{verdict.sentence}: {stopped}, give a longer --budget")
         return _conclude(session, stopped_because=stopped, verdict=verdict)
     finally:
         study.close()

@@ -12,7 +12,7 @@ import pytest
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, read_json
 from autotune.run.dataset import DatasetView
 from autotune.run.demo import demo_dataset
-from autotune.run.trial import Live, quantile, run_trial
+from autotune.run.trial import Live, log_tail, quantile, run_trial
 from tests.run.trials import spec
 
 
@@ -100,7 +100,7 @@ def test_yolo_refusing_its_arguments_is_invalid(tiny: Path, tmp_path: Path) -> N
     result = run_trial(spec(tiny, optimizer="Nonesuch"), TrialDir(tmp_path / "t"), started_s=0.0)
     assert result.outcome is Outcome.INVALID
     assert "Nonesuch" in (result.error or "")
-    assert result.log_tail
+    assert result.log_tail == (), "one line says it; the traceback stays in log.txt"
 
 
 def test_out_of_memory_raises_instead_of_halving_the_batch(tiny: Path, tmp_path: Path) -> None:
@@ -165,6 +165,14 @@ def test_deadline_kills_the_whole_tree(tiny: Path, tmp_path: Path) -> None:
     # Loader workers are forks: they carry the trial's folder in their command line too.
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
     assert left == []
+
+
+def test_log_tail_is_what_a_terminal_shows(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_bytes(b"one\n\x1b[34m\x1b[1mtrain: \x1b[0mtwo\n\r\x1b[K 10%\r\x1b[K 50%\r\x1b[K 100%\nlast\r\n\n")
+    assert log_tail(log) == ("one", "train: two", " 100%", "last")
+    assert log_tail(log, 1) == ("last",)
+    assert log_tail(tmp_path / "none") == ()
 
 
 def test_quantile_interpolates() -> None:

@@ -362,3 +362,10 @@ def test_importance_names_the_knob_that_matters(whole):
     assert summary.n_feasible >= 5
     assert sum(summary.importance.values()) == pytest.approx(1.0)
     assert next(iter(summary.importance)) in ("torch_threads", "channels_last", "batch_per_gpu")
+
+
+def test_a_budget_too_small_to_try_anything_says_so(tmp_path):
+    summary, trainer, _ = run(tmp_path, budget_s=40.0)
+    assert roles(trainer, "trial") == []
+    assert summary.verdict.status == "unconfirmed"
+    assert summary.verdict.sentence.endswith("no time for another trial, give a longer --budget")
