@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from autotune.contract import (
-    Event,
     Observer,
     PhaseStarted,
     RunDir,
@@ -27,7 +26,6 @@ from autotune.contract import (
     TrialResult,
     TrialSpec,
     Value,
-    to_dict,
     write_json,
 )
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError
@@ -36,6 +34,7 @@ from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
 from autotune.run.trial import run_trial
+from autotune.search import journal
 from autotune.search.budget import Budget
 from autotune.search.controller import search as run_search
 from autotune.search.plan import Plan, RunTrial, Watch
@@ -74,11 +73,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     write_json(run_dir.machine, question.machine)
     run_dir.space.write_text(dump_space(question.space), encoding="utf-8")
 
-    def emit(event: Event) -> None:
-        with run_dir.events.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(to_dict(event), ensure_ascii=False) + "\n")
-        for observer in observers:
-            observer(event)
+    emit = partial(journal.emit, run_dir, observers)
 
     emit(
         RunStarted(
@@ -117,8 +112,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         sentence=summary.verdict.sentence,
         next_commands=(*commands, f"open {_shown(page)}"),
     )
-    with run_dir.events.open("a", encoding="utf-8") as f:
-        f.write(json.dumps(to_dict(ended), ensure_ascii=False) + "\n")
+    journal.emit(run_dir, (), ended)
     _write_report(folder)  # after the last event is journaled, before it is shown: its last line opens the page
     for observer in observers:
         observer(ended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from autotune.contract import TrialSpec
 from autotune.worker.recorder import Recorder
@@ -16,10 +16,10 @@ class Backend(Protocol):
         """Import libraries and make the trainer ready."""
 
     def train(self, recorder: Recorder) -> None:
-        """Train, calling `recorder.step` after each batch, until it returns True (or to the end)."""
+        """Train, calling `recorder.step` after each batch, until it returns True (or to the end).
 
-    def effective(self) -> dict[str, Any]:
-        """Knob -> what is in effect now; called in the measured window."""
+        At that moment, still in the measured window, it sets `recorder.effective` to what is in effect.
+        """
 
     def close(self) -> None:
         """Let go of loader workers and the like."""

@@ -159,10 +159,6 @@ class Yolo:
                 f"the training ended after {len(recorder.segment.steps.end_s)} steps, before a segment was measured"
             )
 
-    def effective(self) -> dict[str, Any]:
-        """See the function of this name."""
-        return effective(self.trainer, self.recorder.spec.n_ranks)
-
     def close(self) -> None:
         """Shut the loader's workers down; whatever is left the supervisor kills."""
         loader = getattr(self.trainer, "train_loader", None)
