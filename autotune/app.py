@@ -95,6 +95,10 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             emit(RunEnded(t_s=budget.elapsed_s(), exit_code=EXIT_NO_TRIAL, sentence=sentence))
             _write_report(folder)
             raise
+    if request.dry_run:  # the sentence is what people copy: it must not travel without the label
+        verdict = replace(summary.verdict, sentence=f"SIMULATED: {summary.verdict.sentence}")
+        summary = replace(summary, verdict=verdict)
+        write_json(run_dir.summary, summary)
     emit(PhaseStarted(t_s=budget.elapsed_s(), phase="report"))
     commands: tuple[str, ...] = ()
     failed: AutotuneError | None = None

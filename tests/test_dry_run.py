@@ -28,6 +28,12 @@ def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said])
     assert first.startswith("SIMULATED")
     assert "demo set" in first
     assert last.strip().startswith("open ")
+    assert (
+        sum("x faster than your settings" in line and line.startswith("SIMULATED: ") for line in said.out.splitlines())
+        == 1
+    )
+    best = (searched[0] / "latest" / "best" / "best.yaml").read_text()
+    assert "SIMULATED" in best
 
 
 def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
