@@ -6,6 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def train(path: str, overrides: Mapping[str, Any]) -> int:
     Raises:
         InputError: no winner, or one of a simulated run.
     """
-    from autotune.run.launch import TAG, argv, environment
-    from autotune.run.supervise import run_tree
+    from autotune.run.launch import argv, environment
+    from autotune.run.supervise import run_tree, start_cold
 
     winner = read_json(find_winner(path), Winner)
     if winner.simulated:
@@ -87,10 +88,8 @@ def train(path: str, overrides: Mapping[str, Any]) -> int:
         write_json(directory.spec, spec)
         tag = uuid.uuid4().hex
         end = run_tree(
-            argv(spec, directory),
-            env=environment(spec, directory, tag) | {TAG: tag},
-            cwd=Path.cwd(),
-            log=None,
+            partial(start_cold, argv(spec, directory), env=environment(spec, directory, tag), cwd=Path.cwd(), log=None),
+            tag=tag,
             poll=lambda _: None,
         )
     return end.returncode

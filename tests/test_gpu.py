@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.contract import Outcome, Summary, TrialDir, read_json
+from autotune.contract import Deadlines, Outcome, Summary, TrialDir, read_json
 from autotune.machine.nvml import read_gpus
 from autotune.run.trial import run_trial
 from tests.run.trials import spec
@@ -58,13 +58,15 @@ def test_every_gpu_knob_is_in_effect(gpu: str, tiny: Path, tmp_path: Path) -> No
 def test_a_real_out_of_memory_is_an_outcome(gpu: str, tiny: Path, tmp_path: Path) -> None:
     # 64 images of 4096 pixels through yolo11x: activations far above any card's memory (KNOBS 3: 0.9 GiB at 640 px).
     asked = spec(tiny, device="0", batch=64, imgsz=4096, model="yolo11x.yaml", workers=2)
-    result = run_trial(replace(asked, gpus=(gpu,), deadline_s=300.0), TrialDir(tmp_path / "t"), started_s=0.0)
+    result = run_trial(
+        replace(asked, gpus=(gpu,), deadlines=Deadlines(total_s=300.0)), TrialDir(tmp_path / "t"), started_s=0.0
+    )
     assert result.outcome is Outcome.OOM, (result.error, result.log_tail)
 
 
 def test_compile_is_in_effect(gpu: str, tiny: Path, tmp_path: Path) -> None:
     asked = spec(tiny, changes={"compile": "default"}, device="0", compile="default", imgsz=128)
-    asked = replace(asked, gpus=(gpu,), deadline_s=600.0, stall_s=400.0)
+    asked = replace(asked, gpus=(gpu,), deadlines=Deadlines(first_step_s=400.0))
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
     assert result.effective["compile"] == "default"

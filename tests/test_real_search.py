@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autotune.contract import Outcome, RunInfo, Summary, TrialDir, Winner, read_json
+from autotune.contract import Deadlines, Outcome, RunInfo, Summary, TrialDir, Winner, read_json
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
 from tests.cli import rows as csv_rows
@@ -161,7 +161,7 @@ def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Pa
 
 def test_compile_is_in_effect(tmp_path: Path, data: Path) -> None:
     asked = spec(data, changes={"compile": "default"}, compile="default", imgsz=32, batch=4)
-    asked = replace(asked, deadline_s=900.0, stall_s=600.0)
+    asked = replace(asked, deadlines=Deadlines(first_step_s=800.0, total_s=900.0))
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
     assert result.effective["compile"] == "default"

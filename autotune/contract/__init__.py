@@ -18,15 +18,17 @@ from autotune.contract.events import (
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
 from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
-from autotune.contract.steps import T_975, StepColumns, Throughput
-from autotune.contract.trial import JOB_TERMS, RankRecord, SegmentSettings, TrialResult, TrialSpec
+from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
+from autotune.contract.trial import JOB_TERMS, Deadlines, Probe, RankRecord, SegmentSettings, TrialResult, TrialSpec
 from autotune.contract.words import FORMAT, Outcome, Params, Role, Site, Training, Value
 
 __all__ = [
     "FORMAT",
     "JOB_TERMS",
+    "PARTS",
     "TRIALS_CSV_COLUMNS",
     "T_975",
+    "Deadlines",
     "Event",
     "Finalist",
     "Gpu",
@@ -36,6 +38,7 @@ __all__ = [
     "Outcome",
     "Params",
     "PhaseStarted",
+    "Probe",
     "RankRecord",
     "Role",
     "RunDir",

@@ -33,12 +33,19 @@ class TrialDir:
         """The controller makes this file to end the segment at the next step; its text is the reason."""
         return self.path / "stop"
 
+    @property
+    def stop_at(self) -> Path:
+        """Rank 0 of several writes `n_steps measured_from` here: after so many steps all ranks end."""
+        return self.path / "stop_at"
+
     def rank(self, rank: int) -> Path:
         """RankRecord of one rank, written once by it at its end."""
         return self.path / f"rank{rank}.json"
 
     def stream(self, rank: int) -> Path:
-        """One line a step while it runs: `end_s wait_s step_s images ready measuring(0|1)`, space separated."""
+        """The rank's heartbeat: `# PHASE` when a phase of Deadlines begins (import, build, first_step), and one line a
+        step, `end_s wait_s step_s images ready measuring(0|1)`, space separated.
+        """
         return self.path / f"steps{rank}.txt"
 
 

@@ -9,6 +9,9 @@ from typing import Final
 T_975: Final = {5: 2.7764, 6: 2.5706, 7: 2.4469, 8: 2.3646, 9: 2.3060, 10: 2.2622}
 """Number of batch means -> Student t, 97.5 %, one degree of freedom less."""
 
+PARTS: Final = ("wait_s", "prepare_s", "forward_s", "backward_s", "optimizer_s")
+"""The columns that a step's time is made of; what they leave over is called rest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
@@ -32,6 +35,13 @@ class StepColumns:
     images: list[int] = field(default_factory=list)
     ready: list[int] = field(default_factory=list)
     """Batches ready in the loader at the end of the step (0 with workers=0)."""
+    prepare_s: list[float] = field(default_factory=list)
+    """Host-to-device copy and preprocess_batch; this and the columns below are empty where a backend has no anatomy."""
+    forward_s: list[float] = field(default_factory=list)
+    """Forward and loss."""
+    backward_s: list[float] = field(default_factory=list)
+    optimizer_s: list[float] = field(default_factory=list)
+    """Optimizer step with clipping and EMA; 0 in a step that only accumulates."""
 
     def throughput(self, start: int) -> Throughput | None:
         """Images per second of the window [start:], of one rank, with its interval.

@@ -25,6 +25,28 @@ class SegmentSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds after which the whole tree is killed; each part of a trial's life has its own."""
+
+    import_s: float = 180.0
+    """From process start until the libraries are imported on every rank."""
+    build_s: float = 600.0
+    """Then until the training loop begins: dataset scan, image cache, model."""
+    first_step_s: float = 300.0
+    """Then until the first batch has ended; a compiling trial is given more by whoever makes the spec."""
+    stall_s: float = 60.0
+    """Then without a step on any one rank; the larger of this and of `stall_steps` median steps."""
+    stall_steps: float = 20.0
+    total_s: float = 600.0
+    grace_s: float = 5.0
+    """Between SIGTERM and SIGKILL."""
+
+
+Probe = Literal["data", "compute"]
+"""data: the loader alone; compute: the same step on batches that were kept, no loader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSpec:
     """Everything that is needed to run one trial again."""
 
@@ -45,11 +67,12 @@ class TrialSpec:
     """CUDA_VISIBLE_DEVICES entries; empty means CPU."""
     n_ranks: int = 1
     segment: SegmentSettings = field(default_factory=SegmentSettings)
-    deadline_s: float = 600.0
-    """Seconds from process start after which the whole tree is killed."""
-    stall_s: float = 120.0
-    """Seconds without a step (after the first one) after which the tree is killed."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
     seed: int = 0
+    probe: Probe | None = None
+    """Set with role `probe`: what part of the step is measured alone."""
+    trace_steps: int = 0
+    """Steps written to a torch.profiler trace in place of a measurement; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +139,9 @@ class TrialResult:
     """Share of the measured window spent waiting for data."""
     peak_mem_bytes: tuple[int, ...] = ()
     """One a rank."""
+    parts_s: dict[str, float] = field(default_factory=dict)
+    """Step anatomy: mean seconds per step of wait, prepare, forward, backward, optimizer and rest; empty: unknown."""
+    probe: Probe | None = None
     energy_j: float | None = None
     n_steps: int = 0
     """Measured steps."""

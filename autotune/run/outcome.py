@@ -37,15 +37,16 @@ class Judgement:
     hint: str | None = None
 
 
-def classify(spec: TrialSpec, record: RankRecord | None, end: Exit, log_tail: Sequence[str]) -> Judgement:
+def classify(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log_tail: Sequence[str]) -> Judgement:
     """Judge one finished process tree.
 
     Args:
         spec: what was asked.
-        record: rank 0's record; None when it could not write one.
+        records: of the ranks that could write one, in order of rank.
         end: how the process ended.
         log_tail: last lines of its log.
     """
+    record = next((r for r in records if r.status == "failed"), records[0] if records else None)
     if record is None:
         return _without_record(end, log_tail)
     if record.status == "failed":

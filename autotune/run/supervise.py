@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -30,22 +31,55 @@ class Exit:
     reason: str | None
 
 
-def run_tree(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path | None,
-    poll: Callable[[float], str | None],
-    grace_s: float = 3.0,
-) -> Exit:
-    """Run a command in a session of its own until it exits, or until `poll` returns a reason to kill it.
+class Root(Protocol):
+    """The first process of a tree, a child of ours: subprocess.Popen, or one forked by a preloaded parent."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status once it was reaped; -N for signal N."""
+
+    def poll(self) -> int | None:
+        """Reap it if it has ended; its exit status, else None."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Reap it; raises subprocess.TimeoutExpired."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, unless it was reaped."""
+
+
+def start_cold(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path | None) -> Root:
+    """A fresh interpreter in a session of its own.
 
     Args:
         argv: the command, never a shell's string.
         env: its whole environment; env[launch.TAG] marks every process of the tree.
         cwd: its working folder.
         log: file for stdout and stderr; None leaves them on ours.
+    """
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(log.open("ab")) if log else None
+        return subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT if out else None,
+            start_new_session=True,
+        )
+
+
+def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str | None], grace_s: float = 3.0) -> Exit:
+    """Start a process and wait until it exits, or until `poll` returns a reason to kill its whole tree.
+
+    Args:
+        start: makes the root process, in a session of its own, with TAG=tag in its environment.
+        tag: finds the members that left the tree.
         poll: called every POLL_S with the seconds since the start.
         grace_s: seconds between SIGTERM and SIGKILL.
 
@@ -55,17 +89,8 @@ def run_tree(
     _become_subreaper()
     began = time.monotonic()
     reason: str | None = None
+    process = start()
     with contextlib.ExitStack() as stack:
-        out = stack.enter_context(log.open("ab")) if log else None
-        process = subprocess.Popen(
-            list(argv),
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT if out else None,
-            start_new_session=True,
-        )
         try:
             fd = os.pidfd_open(process.pid)
             stack.callback(os.close, fd)
@@ -77,11 +102,12 @@ def run_tree(
                     break
         finally:
             took = time.monotonic() - began
-            kill_tree(process, env[TAG], grace_s=grace_s if reason else 0.0)
+            kill_tree(process, tag, grace_s=grace_s if reason else 0.0)
+    assert process.returncode is not None, "kill_tree reaps the root"
     return Exit(returncode=process.returncode, took_s=took, reason=reason)
 
 
-def kill_tree(process: subprocess.Popen[bytes], tag: str, *, grace_s: float) -> None:
+def kill_tree(process: Root, tag: str, *, grace_s: float) -> None:
     """End the root, its descendants and every process that carries the tag; reap what became ours.
 
     Children in sessions of their own survive a killpg, and orphans leave the tree: the tag finds both (KNOBS 5.3).
@@ -97,7 +123,7 @@ def kill_tree(process: subprocess.Popen[bytes], tag: str, *, grace_s: float) -> 
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 p.kill()
         if process.poll() is None:
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             process.wait(15.0)
         _reap(exclude=process.pid)
         if not alive or time.monotonic() > deadline:

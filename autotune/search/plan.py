@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from autotune.contract import (
+    Deadlines,
     Params,
     RunDir,
     RunInfo,
@@ -132,7 +133,8 @@ class Plan:
     """Of one rank, from a probe of about 200 images; None: guessed until a trial has filled a cache."""
     trial_limit_s: float = 600.0
     """No trial may take longer, whatever the budget."""
-    stall_s: float = 120.0
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    """Of every trial; its total is cut to what the budget and the limit above leave."""
     report_s: float = 10.0
     """Kept back for exports and the report, which come after the search."""
     max_trials: int | None = None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import geometric_mean, stdev
 from typing import Any, Final
 
@@ -59,8 +58,8 @@ class Settings:
     """What a trial's process is given."""
 
     train_args: dict[str, Any]
-    env: dict[str, str] = dataclasses.field(default_factory=dict)
-    patches: Params = dataclasses.field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    patches: Params = field(default_factory=dict)
 
 
 class Session:
@@ -129,7 +128,7 @@ class Session:
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
-        deadline_s = min(plan.trial_limit_s, limit_s or plan.trial_limit_s, max(1.0, budget.left_s() - plan.report_s))
+        total_s = min(plan.trial_limit_s, limit_s or plan.trial_limit_s, max(1.0, budget.left_s() - plan.report_s))
         spec = TrialSpec(
             number=number,
             role=role,
@@ -143,8 +142,7 @@ class Session:
             gpus=self.info.gpus,
             n_ranks=self.info.n_ranks,
             segment=plan.segment,
-            deadline_s=deadline_s,
-            stall_s=plan.stall_s,
+            deadlines=replace(plan.deadlines, total_s=total_s),
             seed=self.info.seed,
         )
         directory = plan.run_dir.trial(number)
@@ -226,7 +224,7 @@ class Session:
     def replace_last_params(self, params: Params) -> None:
         """Give the last trial the configuration that it turned out to be (the baseline, once its values are known)."""
         last = self.ran[-1]
-        self.ran[-1] = dataclasses.replace(last, result=dataclasses.replace(last.result, params=params))
+        self.ran[-1] = replace(last, result=replace(last.result, params=params))
         self._write(self.ran[-1])
 
     def baseline_values(self) -> list[float]:
@@ -250,7 +248,7 @@ class Session:
         """
         assert self.baseline is not None
         mine = self.baseline_values()
-        own = dataclasses.replace(self.baseline, value=geometric_mean(mine) if mine else None)
+        own = replace(self.baseline, value=geometric_mean(mine) if mine else None)
         tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome.measured]
         valued = [(r.value * _doubt(r.result), r) for r in (own, *tried) if r.value]
         if not valued:
@@ -260,7 +258,7 @@ class Session:
 
     def write_info(self, **fields: Any) -> None:
         """Rewrite run.json with what the baseline taught."""
-        self.info = dataclasses.replace(self.info, **fields)
+        self.info = replace(self.info, **fields)
         write_json(self.plan.run_dir.info, self.info)
 
 

@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     directory = TrialDir(Path(argv[1]))
     spec = read_json(directory.spec, TrialSpec)
     recorder = Recorder(spec, directory, rank=int(os.environ.get("RANK", "0")), began=BEGAN)
+    recorder.begin("import")
     error: BaseException | None = None
     backend = make_backend(spec.backend, recorder)
     try:

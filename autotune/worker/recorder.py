@@ -10,6 +10,9 @@ from typing import Any, Literal, TextIO
 from autotune.contract import RankRecord, TrialDir, TrialSpec, write_json
 from autotune.worker.segment import Segment, State
 
+STOP_MARGIN = 3
+"""Steps between rank 0's decision to stop and the step that all ranks stop at."""
+
 
 class Recorder:
     """Owns the rank's files and clock.
@@ -47,10 +50,15 @@ class Recorder:
         """True once the training loop runs: what fails before is most likely an argument."""
         self._mark = self.began
         self._stream: TextIO | None = None
+        self._stop_at: int | None = None
 
     def now(self) -> float:
         """Seconds since the process began."""
         return self.clock() - self.began
+
+    def begin(self, phase: str) -> None:
+        """Tell the controller that a phase of Deadlines begins (import, build, first_step)."""
+        self._write(f"# {phase}")
 
     def phase(self, name: str) -> None:
         """End the phase that runs now under this name; the next one begins."""
@@ -72,18 +80,39 @@ class Recorder:
         state = self.segment.step(end_s=end_s, wait_s=wait_s, step_s=step_s, images=images, ready=ready)
         if before is State.WARMUP and state is not State.WARMUP:
             self.phase("warmup")
+        measuring = int(before is not State.WARMUP)
+        self._write(f"{end_s:.6f} {wait_s:.6f} {step_s:.6f} {images} {ready} {measuring}")
+        self.stopped = self.stopped or self.directory.stop.exists()
+        over = state is State.DONE or self.stopped
+        if not (over if self.spec.n_ranks == 1 else self._all_over(over)):
+            return False
+        self.phase("warmup" if self.segment.state is State.WARMUP else "measure")
+        return True
+
+    def _all_over(self, over: bool) -> bool:
+        """All ranks leave after the same step, or the last one would wait for the others in a collective for ever.
+
+        Rank 0 decides. It names a step a little ahead in a file before that step's gradients are reduced, so no rank
+        can have finished it unread: ranks are never a whole step apart, and a host runs ahead of its GPU by less than
+        STOP_MARGIN steps (the loss reads values back in each).
+        """
+        n = len(self.segment.steps.end_s)
+        path = self.directory.stop_at
+        if self._stop_at is None and self.rank == 0 and over:
+            self._stop_at = n + STOP_MARGIN
+            tmp = path.with_suffix(".tmp")
+            tmp.write_text(f"{self._stop_at} {self.segment.measured_from or 0}", encoding="ascii")
+            tmp.replace(path)
+        elif self._stop_at is None and self.rank > 0 and path.exists():
+            stop_at, measured_from = map(int, path.read_text(encoding="ascii").split())
+            self._stop_at = stop_at
+            self.segment.measured_from = measured_from or None
+        return self._stop_at is not None and n >= self._stop_at
+
+    def _write(self, line: str) -> None:
         if self._stream is None:
             self._stream = self.directory.stream(self.rank).open("w", encoding="ascii", buffering=1)
-        measuring = int(before is not State.WARMUP)
-        self._stream.write(f"{end_s:.6f} {wait_s:.6f} {step_s:.6f} {images} {ready} {measuring}\n")
-        if state is State.DONE:
-            self.phase("measure")
-            return True
-        if self.directory.stop.exists():
-            self.stopped = True
-            self.phase("warmup" if state is State.WARMUP else "measure")
-            return True
-        return False
+        self._stream.write(f"{line}\n")
 
     def write(self, error: BaseException | None = None) -> None:
         """Write the record, whole or not at all."""

@@ -96,6 +96,7 @@ class SegmentMixin:
         segment.queue = loader.num_workers * (getattr(loader, "prefetch_factor", None) or 0)
         segment.buffer_steps = buffer_steps(loader)
         self.recorder.phase("build")
+        self.recorder.begin("first_step")
         self._batch_end = time.perf_counter()
 
     def _on_epoch_start(self) -> None:
@@ -140,6 +141,7 @@ class Yolo:
         stock = getattr(importlib.import_module(module), name)
         if trial:
             self.recorder.phase("import")
+            self.recorder.begin("build")
         bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
         attrs = {"patches": spec.patches, "recorder": self.recorder}
         cls = type(f"Tune{name}", bases, attrs)

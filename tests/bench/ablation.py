@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from autotune.contract import Params, SegmentSettings, TrialDir, TrialSpec
+from autotune.contract import Deadlines, Params, SegmentSettings, TrialDir, TrialSpec
 from autotune.run.dataset import DatasetView
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
@@ -75,7 +75,7 @@ def spec(params: Params, data: str, number: int) -> TrialSpec:
     }  # fmt: skip
     return TrialSpec(
         number=number, role="trial", backend="yolo", task="detect", params=params, changes={}, train_args=args,
-        patches=patches, segment=SEGMENT, deadline_s=200.0,
+        patches=patches, segment=SEGMENT, deadlines=Deadlines(total_s=200.0),
     )  # fmt: skip
 
 

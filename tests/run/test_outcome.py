@@ -44,23 +44,23 @@ def failed(kind: str, message: str, steps: StepColumns | None = None) -> RankRec
     ],
 )
 def test_failed_records(kind: str, message: str, outcome: Outcome) -> None:
-    judgement = classify(spec("d"), failed(kind, message), ENDED, [])
+    judgement = classify(spec("d"), [failed(kind, message)], ENDED, [])
     assert judgement.outcome is outcome
     assert judgement.error
     assert judgement.hint
 
 
 def test_a_value_error_after_steps_is_a_crash_not_the_users_arguments() -> None:
-    assert classify(spec("d"), failed("ValueError", "x", columns()), ENDED, []).outcome is Outcome.CRASH
+    assert classify(spec("d"), [failed("ValueError", "x", columns())], ENDED, []).outcome is Outcome.CRASH
 
 
 def test_without_a_record() -> None:
     killed = Exit(returncode=-9, took_s=1.0, reason=None)
-    assert classify(spec("d"), None, killed, []).outcome is Outcome.OOM
+    assert classify(spec("d"), [], killed, []).outcome is Outcome.OOM
     late = Exit(returncode=-9, took_s=1.0, reason="no step for 120 s after 7 steps")
-    assert classify(spec("d"), None, late, []).outcome is Outcome.TIMEOUT
+    assert classify(spec("d"), [], late, []).outcome is Outcome.TIMEOUT
     crash = Exit(returncode=1, took_s=1.0, reason=None)
-    judgement = classify(spec("d"), None, crash, ["a line", "ImportError: no module", ""])
+    judgement = classify(spec("d"), [], crash, ["a line", "ImportError: no module", ""])
     assert judgement.outcome is Outcome.CRASH
     assert judgement.error == "exit status 1 without a record: ImportError: no module"
 
@@ -69,16 +69,16 @@ def test_a_good_record_wins_over_a_bad_exit_status() -> None:
     # Torch aborts now and then in its destructors after correct results.
     aborted = Exit(returncode=-6, took_s=1.0, reason=None)
     log = ["terminate called without an active exception", "error: nothing of importance"]
-    assert classify(spec("d"), record(), aborted, log).outcome is Outcome.OK
+    assert classify(spec("d"), [record()], aborted, log).outcome is Outcome.OK
 
 
 def test_wide_interval_is_unstable() -> None:
     wide = record(steps=StepColumns(**{**_dict(columns(21)), "end_s": _bursts(21)}))
-    judgement = classify(spec("d"), wide, ENDED, [])
+    judgement = classify(spec("d"), [wide], ENDED, [])
     assert judgement.outcome is Outcome.UNSTABLE
     assert "uncertain" in (judgement.error or "")
     few = record(steps=columns(5))
-    assert classify(spec("d"), few, ENDED, []).outcome is Outcome.UNSTABLE
+    assert classify(spec("d"), [few], ENDED, []).outcome is Outcome.UNSTABLE
 
 
 def _dict(c: StepColumns) -> dict[str, list[float]]:
@@ -97,7 +97,7 @@ def test_only_what_the_search_changed_can_mismatch() -> None:
     asked = spec("d", changes={"workers": 4, "prefetch_factor": None})
     got = record(effective={"workers": 0, "amp": False, "prefetch_factor": 4})
     assert mismatches(asked, got) == [("workers", 4, 0)]
-    assert classify(asked, got, ENDED, []).outcome is Outcome.MISMATCH
+    assert classify(asked, [got], ENDED, []).outcome is Outcome.MISMATCH
 
 
 def test_true_is_not_one() -> None:

@@ -6,13 +6,15 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from autotune.run.launch import TAG
-from autotune.run.supervise import find_tagged, run_tree
+from autotune.run.supervise import Exit, find_tagged, run_tree, start_cold
 
 
 def script(tmp_path: Path, body: str) -> list[str]:
@@ -21,13 +23,14 @@ def script(tmp_path: Path, body: str) -> list[str]:
     return [sys.executable, str(path)]
 
 
-def env(tag: str) -> dict[str, str]:
-    return {**os.environ, TAG: tag}
+def run(argv: list[str], tmp_path: Path, tag: str, poll: Callable[[float], str | None], grace_s: float = 3.0) -> Exit:
+    start = partial(start_cold, argv, env={**os.environ, TAG: tag}, cwd=tmp_path, log=tmp_path / "log")
+    return run_tree(start, tag=tag, poll=poll, grace_s=grace_s)
 
 
 def test_exit_status_and_log(tmp_path: Path) -> None:
     argv = script(tmp_path, "import sys; print('hello'); sys.exit(7)")
-    end = run_tree(argv, env=env("t1"), cwd=tmp_path, log=tmp_path / "log", poll=lambda _: None)
+    end = run(argv, tmp_path, "t1", lambda _: None)
     assert (end.returncode, end.reason) == (7, None)
     assert (tmp_path / "log").read_text() == "hello\n"
 
@@ -50,14 +53,8 @@ STUBBORN = """
 
 def test_a_reason_kills_stubborn_children_in_their_own_sessions(tmp_path: Path) -> None:
     argv = script(tmp_path, STUBBORN)
-    end = run_tree(
-        argv,
-        env=env("t2"),
-        cwd=tmp_path,
-        log=tmp_path / "log",
-        poll=lambda s: "enough" if (tmp_path / "up").exists() and s > 1.0 else None,
-        grace_s=0.5,
-    )
+    late = lambda s: "enough" if (tmp_path / "up").exists() and s > 1.0 else None  # noqa: E731
+    end = run(argv, tmp_path, "t2", late, grace_s=0.5)
     assert end.reason == "enough"
     assert end.returncode == -9
     assert find_tagged("t2") == []
@@ -72,7 +69,7 @@ def test_an_interrupt_passes_through_after_the_tree_is_dead(tmp_path: Path) -> N
         return None
 
     with pytest.raises(KeyboardInterrupt):
-        run_tree(script(tmp_path, STUBBORN), env=env("t3"), cwd=tmp_path, log=tmp_path / "log", poll=interrupt)
+        run(script(tmp_path, STUBBORN), tmp_path, "t3", interrupt)
     assert find_tagged("t3") == []
 
 
@@ -81,7 +78,7 @@ def test_leftovers_of_a_tree_that_ended_well_are_killed(tmp_path: Path) -> None:
         import subprocess, sys
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
     """
-    end = run_tree(script(tmp_path, body), env=env("t4"), cwd=tmp_path, log=tmp_path / "log", poll=lambda _: None)
+    end = run(script(tmp_path, body), tmp_path, "t4", lambda _: None)
     assert end.returncode == 0
     assert find_tagged("t4") == []
 
@@ -89,5 +86,5 @@ def test_leftovers_of_a_tree_that_ended_well_are_killed(tmp_path: Path) -> None:
 def test_waiting_does_not_spin(tmp_path: Path) -> None:
     argv = script(tmp_path, "import time; time.sleep(2)")
     before = time.process_time()
-    run_tree(argv, env=env("t5"), cwd=tmp_path, log=tmp_path / "log", poll=lambda _: None)
+    run(argv, tmp_path, "t5", lambda _: None)
     assert time.process_time() - before < 0.4

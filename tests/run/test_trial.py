@@ -9,10 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, read_json
+from autotune.contract import Deadlines, Outcome, RankRecord, TrialDir, TrialResult, read_json
 from autotune.run.dataset import DatasetView
 from autotune.run.demo import demo_dataset
-from autotune.run.trial import Live, log_tail, quantile, run_trial
+from autotune.run.statistics import quantile
+from autotune.run.trial import log_tail, run_trial
+from autotune.run.watch import Live
 from tests.run.trials import spec
 
 
@@ -157,7 +159,8 @@ def test_watch_can_stop_a_segment(tiny: Path, tmp_path: Path) -> None:
 
 def test_deadline_kills_the_whole_tree(tiny: Path, tmp_path: Path) -> None:
     asked = spec(tiny, patches={"workers": 1}, batch=4)
-    asked = replace(asked, deadline_s=6.0, segment=replace(asked.segment, measure_s=100.0, measure_cap_s=200.0))
+    asked = replace(asked, segment=replace(asked.segment, measure_s=100.0, measure_cap_s=200.0))
+    asked = replace(asked, deadlines=Deadlines(total_s=6.0))
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
     assert result.outcome is Outcome.TIMEOUT
     assert "deadline" in (result.error or "")

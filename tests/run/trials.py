@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autotune.contract import Params, SegmentSettings, TrialSpec
+from autotune.contract import Deadlines, Params, SegmentSettings, TrialSpec
 
 SHORT = SegmentSettings(
     warmup_steps=2, warmup_s=0.1, warmup_cap_s=2.0, measure_s=0.5, measure_steps=2, measure_cap_s=3.0
@@ -55,5 +55,5 @@ def spec(
         env=env or {},
         patches=patches or {},
         segment=segment,
-        deadline_s=120.0,
+        deadlines=Deadlines(total_s=120.0),
     )

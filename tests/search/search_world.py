@@ -131,7 +131,7 @@ class FakeTrainer:
         if outcome is Outcome.MISMATCH:
             common["effective"] = {**effective, "workers": 1}
         if outcome is not None and outcome is not Outcome.UNSTABLE:
-            took_s = spec.deadline_s if outcome is Outcome.TIMEOUT else LAUNCH_S
+            took_s = spec.deadlines.total_s if outcome is Outcome.TIMEOUT else LAUNCH_S
             self.clock.advance(took_s)
             return TrialResult(outcome=outcome, took_s=took_s, error=f"it was {outcome}", hint="a hint", **common)
         phases = {"import": 4.0, "build": 2.0, "cache": 0.0, "first_step": 0.5, "warmup": 2.0}
