@@ -135,10 +135,18 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
         "device": str(trainer.device),
         "device_name": torch.cuda.get_device_name(trainer.device) if on_cuda else None,
         "imgsz": trainer.args.imgsz,
-        "mosaic_open": bool(getattr(dataset, "mosaic", True)),
+        "mosaic_open": _mosaic_open(getattr(dataset, "transforms", None)),
         "epoch": trainer.epoch,
         "loss": _finite(trainer.loss),
     }
+
+
+def _mosaic_open(transforms: Any) -> bool:
+    """True when some of the images are still made of four; closing sets the transform's probability to 0."""
+    inner = getattr(transforms, "transforms", [])
+    if type(transforms).__name__ == "Mosaic":
+        return bool(transforms.p > 0)
+    return any(_mosaic_open(t) for t in inner) if isinstance(inner, list) else False
 
 
 def _finite(loss: Any) -> float | None:

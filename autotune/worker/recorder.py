@@ -119,7 +119,9 @@ class Recorder:
         self._stream.write(f"{line}\n")
 
     def write(self, error: BaseException | None = None) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record, whole or not at all; the last call."""
+        if self._stream is not None:
+            self._stream.close()
         status: Literal["done", "stopped", "failed"] = "failed" if error else "stopped" if self.stopped else "done"
         write_json(
             self.directory.rank(self.rank),

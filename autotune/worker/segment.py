@@ -104,7 +104,8 @@ class Segment:
 
     def _maybe_measure(self, now_s: float) -> None:
         n = len(self.steps.end_s)
-        elapsed = now_s - (self._began_s or now_s)
+        assert self._began_s is not None
+        elapsed = now_s - self._began_s
         if self.state is State.WARMUP and self._warm(n - self._from, elapsed) and n >= self.buffer_steps:
             self.state = State.STEADY
         if n < 2 or n == self._from or n % self.accumulate:

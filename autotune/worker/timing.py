@@ -166,8 +166,6 @@ class StepClock:
         def timed_scale(outputs: Any) -> Any:
             self.end("forward_s")
             scaled: Any = scale(outputs)
-            if not isinstance(scaled, torch.Tensor):
-                return scaled
 
             def timed_backward(*args: Any, **kwargs: Any) -> None:
                 del scaled.backward  # else tensor and closure would keep each other, and the graph, alive
