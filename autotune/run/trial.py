@@ -72,7 +72,7 @@ def run_trial(
     for rank in range(spec.n_ranks):
         with contextlib.suppress(FormatError):
             records.append(read_json(directory.rank(rank), RankRecord))
-    tail = log_tail(directory.log)
+    tail = log_tail(directory.log, until=watcher.log_bytes)
     if not records and (full := disk_full(directory.path)):
         tail = (*tail, full)  # which is why neither record nor log can say it
     judgement = classify(spec, records, end, tail)
@@ -86,13 +86,19 @@ def run_trial(
     return result
 
 
-def log_tail(path: Path, n: int = LOG_TAIL_LINES) -> tuple[str, ...]:
-    """Last lines of a log as a terminal would show them: of a progress bar only its last state, and no colours."""
+def log_tail(path: Path, n: int = LOG_TAIL_LINES, *, until: int | None = None) -> tuple[str, ...]:
+    """Last lines of a log as a terminal would show them: of a progress bar only its last state, and no colours.
+
+    Args:
+        path: the log; without it there are no lines.
+        n: at most so many lines.
+        until: bytes of the log that count; None: all.
+    """
     try:
         with path.open("rb") as f:
-            f.seek(0, 2)
-            f.seek(max(0, f.tell() - 65536))
-            text = f.read().decode("utf-8", "replace")
+            end = f.seek(0, 2) if until is None else until
+            start = f.seek(max(0, end - 65536))
+            text = f.read(end - start).decode("utf-8", "replace")
     except OSError:
         return ()
     shown = [ANSI.sub("", line).rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -38,6 +39,8 @@ class Watcher:
         self.directory = directory
         self.watch = watch
         self.stop_reason: str | None = None
+        self.log_bytes: int | None = None
+        """Length of the log when a deadline was over: what follows is only the dying of the tree."""
         self._ranks = [_Rank(directory, rank) for rank in range(spec.n_ranks)]
         self._next_watch_s = 0.0
 
@@ -50,6 +53,8 @@ class Watcher:
             rank.read(elapsed_s)
         late = self._late(elapsed_s)
         if late:
+            with contextlib.suppress(OSError):
+                self.log_bytes = self.directory.log.stat().st_size
             return late
         if self.watch and not self.stop_reason:
             first = self._ranks[0]
