@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 
 from autotune.contract import Outcome, TrialDir, TrialSpec
 from autotune.run.trial import run_trial
-from tests.faults.tree import Act, run_with_fault, with_limits
+from tests.faults.tree import Act, Tree, run_with_fault, with_limits
 from tests.run.trials import SHORT, spec
 
 
@@ -155,10 +155,36 @@ def test_waiting_for_a_trial_costs_less_than_a_hundredth_of_a_core(near: Path) -
     assert time.process_time() - cpu < 0.01 * (time.monotonic() - began)
 
 
+def test_a_killed_controller_takes_its_launcher_and_ranks_along(near: Path) -> None:
+    tree = Tree(TrialDir(near / "run" / "trials" / "0001"))
+    body = """
+from pathlib import Path; import sys
+from autotune.contract import TrialDir
+from autotune.run.trial import run_trial
+from tests.faults.test_faults import endless
+run_trial(endless(2), TrialDir(Path(sys.argv[1])), started_s=0.0)
+"""
+    command = [sys.executable, "-c", body, str(tree.directory.path)]
+    controller = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+    wait_for(lambda: tree.directory.stream(1).exists() and len(tree.processes()) == 3)
+    controller.kill()
+    controller.wait()
+    wait_for(lambda: tree.processes() == [])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(int(30 / 0.05)):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("this did not happen within 30 s")
+
+
 ON_A_FULL_DISK = """
 import json, sys
 from pathlib import Path
 from autotune.contract import TrialDir
+from autotune.errors import MachineError
 from autotune.run.trial import run_trial
 from tests.faults.test_faults import endless
 from tests.faults.tree import Tree
