@@ -13,6 +13,8 @@ from autotune.run.demo import cache_home
 
 TAG = "AUTOTUNE_TRIAL_ID"
 """In the environment of every process of a trial: finds the ones that left the tree."""
+RUN_TAG = "AUTOTUNE_RUN_ID"
+"""Likewise, with the real path of the run folder: finds what a search that was killed left behind."""
 DROPPED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ULTRALYTICS_API_KEY")
 """Never inherited: a launcher's leftovers, and the key that would switch trackers on."""
 
@@ -38,6 +40,7 @@ def environment(
     # Compiled code is keyed by shape, precision and machine: shared by all trials and by the training that follows.
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
     env[TAG] = tag
+    env[RUN_TAG] = str(directory.path.resolve().parents[1])
     if spec.role != "train":
         private = directory.path.parent / ".yolo"
         tmp = directory.path / "tmp"

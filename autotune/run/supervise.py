@@ -131,9 +131,9 @@ def kill_tree(process: Root, tag: str, *, grace_s: float) -> None:
         time.sleep(0.02)
 
 
-def find_tagged(tag: str) -> list[psutil.Process]:
-    """Processes of ours whose environment carries TAG=tag."""
-    needle = f"{TAG}={tag}".encode()
+def find_tagged(value: str, name: str = TAG) -> list[psutil.Process]:
+    """Processes of ours whose environment carries NAME=value; never this one."""
+    needle = os.fsencode(f"{name}={value}")
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
