@@ -136,6 +136,8 @@ class RunInfo:
     n_ranks: int = 1
     train_args: dict[str, Any] = field(default_factory=dict)
     """The user's job: YOLO arguments with defaults of the embedded job filled in; `data` is the user's own file."""
+    n_images: int | None = None
+    """Training images of the dataset when the run began."""
     user_args: dict[str, Any] = field(default_factory=dict)
     """Only the key=value pairs that the user typed."""
     baseline_params: Params = field(default_factory=dict)

@@ -16,7 +16,7 @@ from typing import Final, TextIO
 
 from autotune.errors import MachineError
 
-LOCKS: Final = Path("/tmp/autotune-locks")  # noqa: S108 - see lock_home
+LOCKS: Final = Path("/tmp/autotune-locks")
 RUN_LOCK: Final = ".lock"
 Sign = Callable[[Path], None]
 

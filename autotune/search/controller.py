@@ -102,7 +102,7 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Su
         importance=importance,
         importance_note=note,
         n_feasible=n_feasible,
-        not_tried=tuple(session.not_tried),
+        not_tried=_never_tried(session),
         frozen=session.frozen,
         notes=tuple(session.notes),
     )
@@ -110,12 +110,21 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Su
     return summary
 
 
+def _never_tried(session: Session) -> tuple[NotTried, ...]:
+    """Each once, with its last reason; what a resumed search found the time for is left out."""
+    known = session.proposals.known if session.proposals else {}
+    last = {key_of(n.params): n for n in session.not_tried}
+    return tuple(n for key, n in last.items() if known.get(key) is None)
+
+
 def explore(session: Session) -> str:
     """Seeds, then the sampler's proposals, until the budget has no time for another; returns why it stopped."""
     proposals, plan, study = session.proposals, session.plan, session.study
     assert proposals is not None
     left_after_baseline_s = plan.budget.left_s()
-    n_since_sentinel = duplicates = skips = n_trials = 0
+    duplicates = skips = n_trials = 0
+    # A resumed search first looks whether the machine is as it was.
+    n_since_sentinel = SENTINEL_EVERY if plan.past and plan.past.baseline else 0
     while True:
         if not study.domain:
             return "nothing to search: no knob of the space has two values here"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +99,17 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             if isinstance(event, dict):
                 events.append(event)
     return events
+
+
+def mend_journal(path: Path) -> None:
+    """Leave only whole lines in events.jsonl: the next event must not be glued to a torn one."""
+    if not path.exists():
+        return
+    whole = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in read_events(path)).encode()
+    if whole != path.read_bytes():
+        tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        tmp.write_bytes(whole)
+        tmp.replace(path)
 
 
 def _died(spec: TrialSpec, directory: TrialDir, started_s: float) -> TrialResult:

@@ -63,8 +63,8 @@ def restore(session: Session, past: Past) -> None:
         return
     session.not_tried += past.not_tried
     _know(session, session.proposals)
-    for ran in dict.fromkeys((session.baseline.number, session.best().number)):
-        session.show(next(r for r in session.ran if r.number == ran))
+    for number in dict.fromkeys((session.baseline.number, session.best().number)):
+        session.show(next(r for r in session.ran if r.number == number))  # the views knew nothing of them
 
 
 def _mend_study(study: Study, ran: list[Ran]) -> None:
