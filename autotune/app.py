@@ -33,6 +33,7 @@ from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
+from autotune.run.preloaded import Preloaded
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
@@ -87,7 +88,8 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
-            run: RunTrial = _Simulation(budget) if request.dry_run else run_trial
+            warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
+            run: RunTrial = _Simulation(budget) if request.dry_run else warm
             summary = run_search(_plan(question, run_dir, info, budget, data_for), run, observers)
         except NoTrialError:
             # The error itself is printed once, by the command line.

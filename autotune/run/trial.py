@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import uuid
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialS
 from autotune.errors import FormatError
 from autotune.run.launch import argv, environment
 from autotune.run.outcome import Judgement, classify
+from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import build_result
 from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
@@ -28,6 +30,7 @@ def run_trial(
     started_s: float,
     watch: Watch | None = None,
     to_screen: bool = False,
+    preloaded: Preloaded | None = None,
 ) -> TrialResult:
     """Start fresh processes for this spec, wait for their end, judge them, and write result.json.
 
@@ -37,6 +40,7 @@ def run_trial(
         started_s: seconds since the run began, kept in the result.
         watch: called about twice a second; the string it returns ends the segment at the next step (outcome pruned).
         to_screen: leave the output on our stdout instead of log.txt.
+        preloaded: parents that may fork this trial; None: it starts cold.
 
     Raises:
         KeyboardInterrupt: after the tree is dead; no result is written.
@@ -49,14 +53,12 @@ def run_trial(
     tag = uuid.uuid4().hex
     watcher = Watcher(spec, directory, watch)
     try:
+        env = environment(spec, directory, tag)
+        log = None if to_screen else directory.log
+        cold = partial(start_cold, argv(spec, directory), env=env, cwd=directory.path, log=log)
+        start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
         end = run_tree(
-            partial(
-                start_cold,
-                argv(spec, directory),
-                env=environment(spec, directory, tag),
-                cwd=directory.path,
-                log=None if to_screen else directory.log,
-            ),
+            start or cold,
             tag=tag,
             poll=watcher,
             grace_s=spec.deadlines.grace_s,
@@ -73,6 +75,7 @@ def run_trial(
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail)
+    result = replace(result, warm=start is not None and start.warm)
     write_json(directory.result, result)
     return result
 
