@@ -37,6 +37,7 @@ from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
 from autotune.run.leftover import kill_leftovers
 from autotune.run.lock import lock_devices, lock_run
+from autotune.run.preloaded import Preloaded
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
@@ -148,7 +149,8 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
-            run: RunTrial = _Simulation(budget) if dry_run and REAL_TIME not in os.environ else run_trial
+            warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
+            run: RunTrial = _Simulation(budget) if dry_run and REAL_TIME not in os.environ else warm
             summary = run_search(_plan(job, data_for), run, observers)
         except NoTrialError:
             # The error itself is printed once, by the command line.

@@ -70,6 +70,8 @@ def environment(
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     # Compiled code is keyed by shape, precision and machine: shared by all trials and by the training that follows.
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
+    # As `import ultralytics` does, which plain YOLO imports first: torch reads it when it is loaded.
+    env["OMP_NUM_THREADS"] = env.get("OMP_NUM_THREADS") or "1"
     env[TAG] = tag
     env[RUN_TAG] = run_tag(directory.path)
     env[PARENT] = str(os.getpid())

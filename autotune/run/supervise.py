@@ -175,7 +175,7 @@ def _processes() -> Iterator[_Process]:
 def _has(pid: int, variable: str) -> bool:
     """True when the environment that the process started with holds NAME=VALUE; False where it is not ours to read."""
     with contextlib.suppress(OSError):
-        return variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return os.fsencode(variable) in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
 from autotune.run.launch import argv, environment, private_tmp
 from autotune.run.outcome import Judgement, classify
+from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import build_result
 from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
@@ -29,6 +31,7 @@ def run_trial(
     started_s: float,
     watch: Watch | None = None,
     to_screen: bool = False,
+    preloaded: Preloaded | None = None,
 ) -> TrialResult:
     """Start fresh processes for this spec, wait for their end, judge them, and write result.json.
 
@@ -38,6 +41,7 @@ def run_trial(
         started_s: seconds since the run began, kept in the result.
         watch: called about twice a second; the string it returns ends the segment at the next step (outcome pruned).
         to_screen: leave the output on our stdout instead of log.txt.
+        preloaded: parents that may fork this trial; None: it starts cold.
 
     Raises:
         KeyboardInterrupt: after the tree is dead; no result is written.
@@ -52,14 +56,12 @@ def run_trial(
     watcher = Watcher(spec, directory, watch)
     shm, used = list_shared_memory(), used_memory(spec.gpus)
     try:
+        env = environment(spec, directory, tag)
+        log = None if to_screen else directory.log
+        cold = partial(start_cold, argv(spec, directory), env=env, cwd=directory.path, log=log)
+        start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
         end = run_tree(
-            partial(
-                start_cold,
-                argv(spec, directory),
-                env=environment(spec, directory, tag),
-                cwd=directory.path,
-                log=None if to_screen else directory.log,
-            ),
+            start or cold,
             tag=tag,
             poll=watcher,
             grace_s=spec.deadlines.grace_s,
@@ -79,6 +81,7 @@ def run_trial(
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail)
+    result = replace(result, warm=start is not None and start.warm)
     try:
         write_json(directory.result, result)
     except OSError as e:

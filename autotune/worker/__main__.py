@@ -18,11 +18,16 @@ from autotune.worker.parent import die_with_parent
 from autotune.worker.recorder import Recorder
 
 
-def main(argv: list[str]) -> int:
-    """Run the trial in this process; the record, not the exit status, is what the controller believes."""
+def main(argv: list[str], began: float = BEGAN) -> int:
+    """Run the trial in this process; the record, not the exit status, is what the controller believes.
+
+    Args:
+        argv: program and trial folder.
+        began: perf_counter() at which this process began; a forked one says when it was forked.
+    """
     directory = TrialDir(Path(argv[1]))
     spec = read_json(directory.spec, TrialSpec)
-    recorder = Recorder(spec, directory, rank=int(os.environ.get("RANK", "0")), began=BEGAN)
+    recorder = Recorder(spec, directory, rank=int(os.environ.get("RANK", "0")), began=began)
     error: BaseException | None = None
     backend: Backend | None = None
     try:

@@ -118,9 +118,7 @@ def with_hooks(metered: bool) -> tuple[list[float], dict[str, float]]:
         if not (Path(tmp) / "figures.json").exists():
             sys.exit(done.stderr[-2000:])
         ends = epoch_ends(Path(tmp))
-        return [b - a for a, b in itertools.pairwise(ends)], json.loads(
-            (Path(tmp) / "figures.json").read_text()
-        )
+        return [b - a for a, b in itertools.pairwise(ends)], json.loads((Path(tmp) / "figures.json").read_text())
 
 
 def main() -> None:

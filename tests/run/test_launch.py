@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from autotune.contract import TrialDir
 from autotune.run.launch import LONGEST_TMPDIR, RUN_TAG, TAG, argv, environment, private_tmp
 from tests.run.trials import spec
@@ -60,3 +62,16 @@ def test_gloo_ranks_of_one_machine_need_no_network(tmp_path: Path) -> None:
     assert environment(several, TrialDir(tmp_path / "t"), "abc", {})["GLOO_SOCKET_IFNAME"] == "lo"
     mine = {"GLOO_SOCKET_IFNAME": "eth7"}
     assert environment(several, TrialDir(tmp_path / "t"), "abc", mine)["GLOO_SOCKET_IFNAME"] == "eth7"
+
+
+@pytest.mark.parametrize(
+    ("shell", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": ""}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")]
+)
+def test_torch_is_loaded_with_the_threads_that_ultralytics_gives_it(
+    tmp_path: Path, shell: dict[str, str], threads: str
+) -> None:
+    # Plain YOLO imports ultralytics first, which sets 1 before torch is loaded; the worker imports torch first.
+    directory = TrialDir(tmp_path / "t")
+    assert environment(spec("none"), directory, "tag", shell)["OMP_NUM_THREADS"] == threads
+    tuned = spec("none", env={"OMP_NUM_THREADS": "4"})
+    assert environment(tuned, directory, "tag", shell)["OMP_NUM_THREADS"] == "4"
