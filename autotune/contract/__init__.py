@@ -19,6 +19,7 @@ from autotune.contract.events import (
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
 from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
+from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import JOB_TERMS, Deadlines, Probe, RankRecord, SegmentSettings, TrialResult, TrialSpec
 from autotune.contract.words import FORMAT, Outcome, Params, Role, Site, Training, Value
 
@@ -35,6 +36,7 @@ __all__ = [
     "Machine",
     "NotTried",
     "Observer",
+    "Operator",
     "Outcome",
     "Params",
     "PhaseStarted",
@@ -50,6 +52,7 @@ __all__ = [
     "StepColumns",
     "Summary",
     "Throughput",
+    "TraceSummary",
     "Training",
     "TrialDir",
     "TrialEnded",
