@@ -11,13 +11,14 @@ from typing import Final, Literal
 
 from autotune.errors import InputError
 
-Purpose = Literal["setup", "baseline", "trials_ok", "trials_lost", "sentinels", "finalists", "report"]
+Purpose = Literal["setup", "baseline", "trials_ok", "trials_lost", "sentinels", "probes", "finalists", "report"]
 PURPOSES: Final[tuple[Purpose, ...]] = (
     "setup",
     "baseline",
     "trials_ok",
     "trials_lost",
     "sentinels",
+    "probes",
     "finalists",
     "report",
 )

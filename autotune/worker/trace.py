@@ -166,7 +166,7 @@ def _by_launcher(kernels: list[Event], operators: list[Event]) -> dict[str, tupl
     names = {e["args"]["External id"]: e["name"] for e in operators if "External id" in e.get("args", {})}
     table: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for kernel in kernels:
-        name = names.get(kernel.get("args", {}).get("External id"), kernel["name"])
+        name = str(names.get(kernel.get("args", {}).get("External id"), kernel["name"]))
         us, n = table[name]
         table[name] = (us + kernel["dur"], n + 1)
     return table
