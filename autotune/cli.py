@@ -109,12 +109,21 @@ def export(
 
 
 @app.command()
-def trial(folder: Annotated[str, typer.Argument(help="A trial folder, such as RUN/trials/0003.")]) -> int:
+def trial(
+    folder: Annotated[str, typer.Argument(help="A trial folder, such as RUN/trials/0003.")],
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write a torch.profiler trace of a few steps instead of measuring.")
+    ] = False,
+) -> int:
     """Run one trial again, its log on screen."""
+    from autotune.report.trace import trace_lines
     from autotune.report.words import result_lines
     from autotune.rerun import rerun_trial
 
-    result = rerun_trial(folder)
+    again, result = rerun_trial(folder, trace=trace)
+    if again.trace_summary.exists():
+        print("\n".join(trace_lines(again)))
+        return EXIT_OK
     print("\n".join(result_lines(result)))
     return EXIT_OK if result.outcome.measured else EXIT_NO_TRIAL
 

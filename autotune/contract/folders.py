@@ -38,6 +38,16 @@ class TrialDir:
         """Rank 0 of several writes `n_steps measured_from` here: after so many steps all ranks end."""
         return self.path / "stop_at"
 
+    @property
+    def trace(self) -> Path:
+        """Chrome trace of a few steps, for chrome://tracing or ui.perfetto.dev."""
+        return self.path / "trace.json.gz"
+
+    @property
+    def trace_summary(self) -> Path:
+        """TraceSummary, written by rank 0 of a traced trial."""
+        return self.path / "trace_summary.json"
+
     def rank(self, rank: int) -> Path:
         """RankRecord of one rank, written once by it at its end."""
         return self.path / f"rank{rank}.json"

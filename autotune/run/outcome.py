@@ -53,6 +53,8 @@ def classify(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log_tail
         return _failed(record)
     if record.status == "stopped":
         return Judgement(Outcome.PRUNED)
+    if spec.trace_steps:
+        return Judgement(Outcome.INTERRUPTED, "traced, and ended before anything was measured")
     wrong = mismatches(spec, record)
     if wrong:
         return Judgement(

@@ -14,6 +14,7 @@ from autotune.contract import (
     Outcome,
     Params,
     PhaseStarted,
+    Probe,
     Role,
     RunInfo,
     TrialEnded,
@@ -120,7 +121,15 @@ class Session:
         """Seconds that a trial of this configuration will take."""
         return self.model.price(params, self.plan.segment).total_s
 
-    def run(self, number: int, role: Role, params: Params, settings: Settings, limit_s: float | None = None) -> Ran:
+    def run(
+        self,
+        number: int,
+        role: Role,
+        params: Params,
+        settings: Settings,
+        limit_s: float | None = None,
+        probe: Probe | None = None,
+    ) -> Ran:
         """Start one process and take in its result; the study is not told yet.
 
         An interrupt is recorded as this trial's outcome and passed on.
@@ -131,6 +140,7 @@ class Session:
             params: the configuration it stands for, canonical.
             settings: what it is given.
             limit_s: of its time; the run's limit and what is left of the budget hold anyway.
+            probe: what part of the step is measured alone, with role `probe`; its segment is short.
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
@@ -147,13 +157,15 @@ class Session:
             patches=settings.patches,
             gpus=self.info.gpus,
             n_ranks=self.info.n_ranks,
-            segment=plan.segment,
+            segment=plan.probe_segment if probe else plan.segment,
             deadlines=replace(plan.deadlines, total_s=total_s),
             seed=self.info.seed,
+            probe=probe,
         )
+        price_s = None if probe else self.price_s(params)
         directory = plan.run_dir.trial(number)
         directory.path.mkdir(parents=True, exist_ok=True)
-        self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=self.price_s(params)))
+        self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=price_s))
         started_s = self.t_s
         with budget.spend(PURPOSE_OF.get(role, "trials_lost")) as spending:
             try:
@@ -167,6 +179,7 @@ class Session:
                     started_s=started_s,
                     took_s=self.t_s - started_s,
                     error="interrupted",
+                    probe=probe,
                 )
                 self._take(result, changes)
                 raise
@@ -178,11 +191,11 @@ class Session:
         """Tell the study what a trial that it numbered was worth."""
         self.study.tell(ran.number, ran.result, ran.value)
 
-    def ask_and_run(self, role: Role, params: Params) -> Ran:
-        """Number, run and tell a configuration that is repeated on purpose (sentinel, finalist)."""
+    def ask_and_run(self, role: Role, params: Params, limit_s: float | None = None, probe: Probe | None = None) -> Ran:
+        """Number, run and tell a configuration that the sampler did not choose (sentinel, finalist, probe)."""
         number, _ = self.study.ask(params, role=role)
         try:
-            ran = self.run(number, role, params, self.settings(params))
+            ran = self.run(number, role, params, self.settings(params), limit_s, probe)
         except KeyboardInterrupt:
             self.tell_interrupted()
             raise
@@ -201,11 +214,13 @@ class Session:
         return ran
 
     def judge(self, result: TrialResult, changes: Params) -> Ran:
-        """Take a result in: its price, its place in the objective."""
-        self.model.learn(result.params, result)
-        first = self.baseline.result if self.baseline else None
-        result = with_job(result, first, self.model.cold_s(result.params))
-        worth = OBJECTIVES[self.info.objective](result)
+        """Take a result in: its price, its place in the objective; a probe has neither."""
+        worth = None
+        if result.role != "probe":
+            self.model.learn(result.params, result)
+            first = self.baseline.result if self.baseline else None
+            result = with_job(result, first, self.model.cold_s(result.params))
+            worth = OBJECTIVES[self.info.objective](result)
         ran = Ran(result, changes, worth if result.outcome.measured or result.outcome is Outcome.PRUNED else None)
         self.ran.append(ran)
         return ran
