@@ -140,6 +140,8 @@ def test_a_trial_lives_in_a_world_of_its_own(tiny: Path, tmp_path: Path, monkeyp
         user_data = fingerprint(tiny.parent)
         result = run_trial(spec(view.path(False), **TRIAL_ARGS), trial, started_s=0.0)
     assert result.images_per_s, result.error
+    assert set(result.parts_s) == {"wait", "prepare", "forward", "backward", "optimizer", "rest"}
+    assert result.parts_s["rest"] <= 0.1 * sum(result.parts_s.values())
     assert fingerprint(home) == before, "settings.json, runs/ or weights in the user's folders"
     assert fingerprint(tiny.parent) == user_data
     private = json.loads(next((tmp_path / "run").rglob("settings.json")).read_text(encoding="utf-8"))
