@@ -34,6 +34,7 @@ from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
 from autotune.run.leftover import kill_leftovers
 from autotune.run.lock import lock_devices, lock_run
+from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
 from autotune.run.trial import run_trial
 from autotune.search import journal
@@ -54,6 +55,8 @@ TRIAL_ARGS: Final[dict[str, Any]] = {
     "save_dir": "yolo",
     "exist_ok": True,
 }
+READING_FRAC: Final = 0.05
+"""Of the budget, at most, for reading the dataset once before the first trial."""
 REPORT_S: Final = 8.0
 """Kept back for exports (they import Ultralytics once to check best.yaml) and the report."""
 
@@ -227,9 +230,28 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
         report_s=REPORT_S,
+        notes=_page_cache_notes(job) if question.has_data and not question.request.dry_run else (),
         past=job.past,
     )
     return simulated(plan) if question.request.dry_run else plan
+
+
+def _page_cache_notes(job: _Job) -> tuple[str, ...]:
+    """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
+    question = job.question
+    with job.budget.spend("setup"):
+        read = warm_page_cache(
+            question.job["data"],
+            question.task,
+            free_ram_bytes=question.ctx.free_ram_bytes,
+            limit_s=READING_FRAC * job.budget.total_s,
+        )
+    size = f"{read.dataset_bytes / 1e9:.1f} GB" if read.dataset_bytes >= 1e8 else f"{read.dataset_bytes / 1e6:.0f} MB"
+    if not read.fits:
+        return (f"the dataset ({size}) does not fit into free memory: trials read it from the disk, as training will",)
+    if read.read_bytes < read.dataset_bytes:
+        return (f"the dataset ({size}) was not read whole in {read.took_s:.0f} s: first trials may wait for the disk",)
+    return (f"the dataset ({size}) fits into free memory and was read once: no trial waits for a cold disk",)
 
 
 def _decode_rate(question: Question) -> float | None:

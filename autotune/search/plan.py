@@ -140,6 +140,8 @@ class Plan:
     """Kept back for exports and the report, which come after the search."""
     max_trials: int | None = None
     """Search trials at most (the dry run's ten); None: as many as the budget holds."""
+    notes: tuple[str, ...] = ()
+    """What the user should see beside the result, known before the first trial."""
     past: Past | None = None
     """What an earlier part of this search left in `run_dir`; None: it begins here."""
 

@@ -88,7 +88,7 @@ class Session:
         self.proposals: Proposals | None = None
         self.knobs: tuple[str, ...] = ()
         self.frozen: dict[str, str] = {}
-        self.notes: list[str] = []
+        self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
         self._run_trial = run_trial

@@ -59,6 +59,7 @@ def every(pattern: str, content: bytes) -> Callable[[Path], None]:
     return spoil
 
 
+NO_JPEG, NO_LABEL = b"\xff\xd8\xff\xe0 no picture", b"what is this\n"
 LARGE = {"batch": 32, "imgsz": 320}
 """Activations of 50 MB: malloc keeps none of that size."""
 LOADER = {"patches": {"workers": 1}}
@@ -76,8 +77,15 @@ FAULTS = [
     ),
     Fault("host memory exhausted", Outcome.OOM, "memory", starve, args=LARGE, limits={"stall_s": 30.0}),
     Fault("NaN loss", Outcome.CRASH, "NaN", args={"box": 1e39}),
-    Fault("every JPEG corrupt", Outcome.CRASH, "", spoil=every("images/train/*.jpg", b"\xff\xd8\xff\xe0 no picture")),
-    Fault("every label corrupt", Outcome.CRASH, "", spoil=every("labels/train/*.txt", b"what is this\n")),
+    Fault(
+        "every JPEG corrupt",
+        Outcome.CRASH,
+        "No valid images",
+        spoil=every("images/train/*.jpg", b"\xff\xd8\xff\xe0 no picture"),
+    ),
+    Fault(
+        "every label corrupt", Outcome.CRASH, "No valid images", spoil=every("labels/train/*.txt", b"what is this\n")
+    ),
     Fault("SIGKILL a rank of two", Outcome.CRASH, "rank 1", lambda tree: tree.rank(1).kill(), n_ranks=2),
     Fault("SIGSTOP a rank of two", Outcome.TIMEOUT, "no step", lambda tree: tree.rank(1).suspend(), n_ranks=2),
     Fault("SIGKILL the launcher of two", Outcome.CRASH, "SIGKILL", lambda t: t.launcher().kill(), n_ranks=2),
@@ -110,6 +118,16 @@ def test_fault(fault: Fault, tiny: Path, near: Path) -> None:
     assert result.outcome is fault.outcome, (result.error, result.log_tail)
     assert fault.words in (result.error or "")
     assert result.hint
+
+
+def test_some_corrupt_files_are_left_out_and_the_rest_trains(tiny: Path, near: Path) -> None:
+    copy = near / "data"
+    shutil.copytree(tiny.parent, copy)
+    every("images/train/00000?.jpg", NO_JPEG)(copy)
+    every("labels/train/00001?.txt", NO_LABEL)(copy)
+    result = run_with_fault(with_limits(spec(copy / tiny.name, batch=4)), near / "run")
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
+    assert result.job["n_images"] == 64 - 20
 
 
 def test_dataset_removed_in_mid_trial(tiny: Path, near: Path) -> None:
