@@ -32,7 +32,7 @@ from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
-from autotune.run.leftover import kill_leftovers
+from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run
 from autotune.run.trial import run_trial
 from autotune.search import journal
@@ -85,6 +85,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         finally:
             with uninterrupted():  # the second Ctrl-C may have come in the middle of killing a tree
                 kill_leftovers(folder)
+                sweep_files(job.run_dir)
 
 
 def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:

@@ -19,8 +19,10 @@ def rerun_trial(folder: str) -> TrialResult:
 
     Raises:
         InputError: not a trial folder.
+        MachineError: a search, or another trial, is measured on the same device.
     """
     from autotune.run.dataset import DatasetView
+    from autotune.run.lock import lock_devices
     from autotune.run.trial import run_trial
 
     directory = TrialDir(Path(folder).resolve())
@@ -33,7 +35,8 @@ def rerun_trial(folder: str) -> TrialResult:
     # The search removed its view of the dataset when it ended: make one for this run from the user's own path.
     run_json = directory.path.parents[1] / "run.json"
     info = read_json(run_json, RunInfo)
-    with DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+    with lock_devices(spec.gpus) as sign, DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+        sign(again)
         data = view.path(spec.train_args.get("cache"))
         again_spec = replace(spec, train_args={**spec.train_args, "data": data})
         return run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=True)

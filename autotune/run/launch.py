@@ -43,7 +43,7 @@ def environment(
     env[RUN_TAG] = str(directory.path.resolve().parents[1])
     if spec.role != "train":
         private = directory.path.parent / ".yolo"
-        tmp = directory.path / "tmp"
+        tmp = directory.tmp
         for folder in (private, tmp):
             folder.mkdir(parents=True, exist_ok=True)
         env |= {
@@ -51,7 +51,7 @@ def environment(
             "YOLO_CONFIG_DIR": str(private.resolve()),
             "YOLO_OFFLINE": "true",
             "YOLO_AUTOINSTALL": "false",
-            "TMPDIR": str(tmp.resolve()),
+            "TMPDIR": str(tmp),
             "MPLBACKEND": "Agg",
         }
     return env | spec.env

@@ -62,7 +62,7 @@ def run_trial(
             grace_s=spec.deadlines.grace_s,
         )
     finally:
-        shutil.rmtree(directory.path / "tmp", ignore_errors=True)
+        shutil.rmtree(directory.tmp, ignore_errors=True)
         shutil.rmtree(directory.path / "yolo", ignore_errors=True)
     records = []
     for rank in range(spec.n_ranks):
