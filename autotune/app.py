@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from autotune import resume
 from autotune.contract import (
     Observer,
@@ -32,7 +34,7 @@ from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
-from autotune.run.leftover import kill_leftovers
+from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run
 from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
@@ -89,6 +91,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         finally:
             with uninterrupted():  # the second Ctrl-C may have come in the middle of killing a tree
                 kill_leftovers(folder)
+                sweep_files(job.run_dir)
 
 
 def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
@@ -243,7 +246,7 @@ def _page_cache_notes(job: _Job) -> tuple[str, ...]:
         read = warm_page_cache(
             question.job["data"],
             question.task,
-            free_ram_bytes=question.ctx.free_ram_bytes,
+            free_ram_bytes=psutil.virtual_memory().available,
             limit_s=READING_FRAC * job.budget.total_s,
         )
     size = f"{read.dataset_bytes / 1e9:.1f} GB" if read.dataset_bytes >= 1e8 else f"{read.dataset_bytes / 1e6:.0f} MB"

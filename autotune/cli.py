@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import autotune
+from autotune import interrupts
 from autotune.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError
-from autotune.interrupts import terminate_as_interrupt
 
 app = typer.Typer(
     add_completion=False,
@@ -167,13 +167,13 @@ def main(began: float | None = None) -> NoReturn:
     """Run the command line; every way out has its exit code (PRODUCT B2)."""
     if began is not None:
         _BEGAN["s"] = began
-    terminate_as_interrupt()
+    interrupts.install()
     try:
         code: Any = app(standalone_mode=False)
     except AutotuneError as e:
         _fail(e.message, e.hint)
         code = e.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, interrupts.LeaveNow):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         code = EXIT_BUG

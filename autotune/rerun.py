@@ -31,8 +31,10 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
 
     Raises:
         InputError: not a trial folder, or a trace of a simulated trial.
+        MachineError: a search, or another trial, is measured on the same device.
     """
     from autotune.run.dataset import DatasetView
+    from autotune.run.lock import lock_devices
     from autotune.run.trial import run_trial
 
     directory = TrialDir(Path(folder).resolve())
@@ -50,7 +52,8 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
     # The search removed its view of the dataset when it ended: make one for this run from the user's own path.
     run_json = directory.path.parents[1] / "run.json"
     info = read_json(run_json, RunInfo)
-    with DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+    with lock_devices(spec.gpus) as sign, DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+        sign(again)
         data = view.path(spec.train_args.get("cache"))
         again_spec = replace(spec, train_args={**spec.train_args, "data": data})
         return TrialDir(again), run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=not trace)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+LONGEST_TMPDIR: Final = 60
+"""Loader workers hand tensors over through sockets in TMPDIR, and the path of a socket has at most 107 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,17 @@ class TrialDir:
     def log(self) -> Path:
         """Stdout and stderr of all ranks."""
         return self.path / "log.txt"
+
+    @property
+    def tmp(self) -> Path:
+        """TMPDIR of its processes: in the folder, or in the system's where that path is too long for a socket.
+
+        Always the same for the same folder, so that whoever goes on after a kill -9 finds it.
+        """
+        own = self.path.resolve() / "tmp"
+        if len(os.fsencode(own)) <= LONGEST_TMPDIR:
+            return own
+        return Path(tempfile.gettempdir()) / f"autotune-{hashlib.sha256(os.fsencode(own)).hexdigest()[:12]}"
 
     @property
     def stop(self) -> Path:

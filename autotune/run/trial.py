@@ -14,7 +14,7 @@ from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialS
 from autotune.errors import FormatError, MachineError
 from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
-from autotune.run.launch import argv, environment, private_tmp
+from autotune.run.launch import argv, environment
 from autotune.run.outcome import Judgement, classify
 from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import build_result
@@ -69,7 +69,7 @@ def run_trial(
             grace_s=spec.deadlines.grace_s,
         )
     finally:
-        remove_private_folders(directory, private_tmp(directory, tag))
+        remove_private_folders(directory)
         remove_shared_memory(shm)
         wait_until_free(used)
     records = []
