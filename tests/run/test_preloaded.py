@@ -177,6 +177,7 @@ def test_every_env_knob_and_the_losses_of_a_real_warm_trial(
     assert (warm.effective["omp_num_threads"], warm.effective["nccl_socket"]) == (2, "2x4")
     same = ("environ", "in C", "argv", "cwd", "tempdir", "handlers", "tag seen from outside", "leads its session")
     assert {k: seen[1][k] for k in same} == {k: seen[0][k] for k in same}
+    assert warm.peak_mem_bytes[0] == pytest.approx(cold.peak_mem_bytes[0], rel=0.1)
     assert warm.phases_s["import"] < cold.phases_s["import"] / 2, "what it took, not what it would have taken"
 
 
