@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -257,6 +258,22 @@ def test_a_parent_that_is_no_sound_one_is_not_used(tmp_path: Path, preloaded: Pr
     assert list(directory.path.parent.glob(".preload-*")) == []
 
 
+def test_a_parent_that_touched_cuda_is_refused() -> None:
+    fake = """
+        import os, sys, types
+        from autotune.worker.preload import unfit
+        FakeTorch = types.SimpleNamespace(cuda=types.SimpleNamespace(is_initialized=lambda: FakeTorch.answer))
+        sys.modules["torch"] = FakeTorch
+        for FakeTorch.answer in (False, True):
+            print(unfit())
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(fake)]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE)}
+    )
+    assert done.stdout.splitlines() == ["None", "CUDA is initialised in the preloaded parent"]
+
+
 def test_the_tree_of_a_warm_trial_dies_whole(tmp_path: Path, preloaded: Preloaded, spied: dict[str, str]) -> None:
     asked = synthetic(env=spied | {"STAY": "1"}, deadlines=Deadlines(grace_s=0.2))
     pids_file = tmp_path / "run" / "trials" / "0000" / "pids.json"
@@ -297,8 +314,9 @@ def test_parent_and_trial_die_with_the_controller(tmp_path: Path, spied: dict[st
         _, alive = psutil.wait_procs([parent, psutil.Process(root)] if psutil.pid_exists(root) else [parent], 10)
         assert alive == []
     finally:
-        for pid in sessions:  # what left the tree is found by its tag on resume
-            os.kill(pid, signal.SIGKILL)
+        for pid in (root, *sessions):  # what left the tree is found by its tag on resume
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.gpu
