@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
 from autotune.errors import FormatError
+from autotune.machine.limits import oom_kills
 from autotune.run.launch import argv, environment
 from autotune.run.outcome import Judgement, classify
 from autotune.run.statistics import build_result
@@ -18,6 +19,8 @@ from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
 
 LOG_TAIL_LINES = 20
+CLASSIFIED_LINES = 400
+"""Torchrun's report and the tracebacks of many ranks end in hundreds of lines."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -48,6 +51,7 @@ def run_trial(
         stale.unlink(missing_ok=True)
     tag = uuid.uuid4().hex
     watcher = Watcher(spec, directory, watch)
+    kills = oom_kills()
     try:
         end = run_tree(
             partial(
@@ -68,11 +72,11 @@ def run_trial(
     for rank in range(spec.n_ranks):
         with contextlib.suppress(FormatError):
             records.append(read_json(directory.rank(rank), RankRecord))
-    tail = log_tail(directory.log)
-    judgement = classify(spec, records, end, tail)
+    tail = log_tail(directory.log, CLASSIFIED_LINES)
+    judgement = classify(spec, records, end, tail, oom_killed=oom_kills() > kills)
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
-    result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail)
+    result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
     write_json(directory.result, result)
     return result
 

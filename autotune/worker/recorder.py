@@ -48,6 +48,8 @@ class Recorder:
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
+        self.over = False
+        """True once all ranks of several leave after this step: none of them waits in a collective."""
         self._mark = self.began
         self._stream: TextIO | None = None
         self._stop_at: int | None = None
@@ -107,7 +109,8 @@ class Recorder:
             stop_at, measured_from = map(int, path.read_text(encoding="ascii").split())
             self._stop_at = stop_at
             self.segment.measured_from = measured_from or None
-        return self._stop_at is not None and n >= self._stop_at
+        self.over = self._stop_at is not None and n >= self._stop_at
+        return self.over
 
     def _write(self, line: str) -> None:
         if self._stream is None:
@@ -131,6 +134,7 @@ class Recorder:
                 job=self.job,
                 phases_s=self.phases_s,
                 error=_describe(error) if error else None,
+                ended_s=time.monotonic(),
             ),
         )
 

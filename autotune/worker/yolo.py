@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from typing import Any, Final
@@ -13,6 +14,7 @@ from ultralytics.utils import SETTINGS
 from autotune.contract import TrialSpec
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
+from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
 
@@ -143,6 +145,8 @@ class Yolo:
             self.recorder.phase("import")
             self.recorder.begin("build")
         bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            bases = (*bases[:-1], RanksMixin, stock)
         attrs = {"patches": spec.patches, "recorder": self.recorder}
         cls = type(f"Tune{name}", bases, attrs)
         self.trainer = cls(overrides=dict(spec.train_args))
