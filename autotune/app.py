@@ -9,11 +9,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from autotune import resume
 from autotune.contract import (
     Observer,
     PhaseStarted,
@@ -30,13 +31,19 @@ from autotune.contract import (
 )
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError
 from autotune.folders import git_state, label, make_folder, point_latest
+from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
+from autotune.run.leftover import kill_leftovers
+from autotune.run.lock import lock_devices, lock_run
+from autotune.run.preloaded import Preloaded
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
+from autotune.search.controller import INTERRUPTED
 from autotune.search.controller import search as run_search
+from autotune.search.past import Past
 from autotune.search.plan import Plan, RunTrial, Watch
 from autotune.space.space import dump_space
 
@@ -52,6 +59,19 @@ TRIAL_ARGS: Final[dict[str, Any]] = {
 REPORT_S: Final = 8.0
 """Kept back for exports (they import Ultralytics once to check best.yaml) and the report."""
 DRY_RUN_TRIALS: Final = 10
+REAL_TIME: Final = "AUTOTUNE_SYNTHETIC"
+"""For tests: with it the trials of a dry run take the time that they say, and so the budget is real."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A question that has its folder and its clock."""
+
+    question: Question
+    run_dir: RunDir
+    info: RunInfo
+    budget: Budget
+    past: Past | None = None
 
 
 def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, int]:
@@ -63,21 +83,63 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     Raises:
         AutotuneError: wrong input, and then nothing was written; or no trial succeeded (exit code 4).
     """
+    with contextlib.ExitStack() as stack:
+        job = (_go_on if request.resume else _begin)(request, observers, stack)
+        folder = job.run_dir.path
+        try:
+            return folder, _answer(job, observers)
+        finally:
+            with uninterrupted():  # the second Ctrl-C may have come in the middle of killing a tree
+                kill_leftovers(folder)
+
+
+def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
+    """A new run folder; the device and the folder are ours until the stack ends."""
     question = understand(request, observers)
     budget = Budget(question.budget_s, started=question.began)
     budget.book("setup", budget.elapsed_s())
+    sign = None if request.dry_run else stack.enter_context(lock_devices(question.gpus))
     folder = make_folder(question.out, request.name or label(*question.title, question.machine, question.device))
+    stack.enter_context(lock_run(folder))
+    if sign:
+        sign(folder)
     run_dir = RunDir(folder)
     info = _info(question, folder.name)
-    write_json(run_dir.info, info)
     write_json(run_dir.machine, question.machine)
     run_dir.space.write_text(dump_space(question.space), encoding="utf-8")
+    write_json(run_dir.info, info)  # last: what has it can be resumed
+    return _Job(question=question, run_dir=run_dir, info=info, budget=budget)
 
+
+def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
+    """The folder of an earlier search, when today's question is the one that it asks."""
+    assert request.resume is not None
+    run = resume.earlier(request.resume)
+    asked = resume.as_asked(request, run)
+    stack.enter_context(lock_run(run.run_dir.path))
+    past = resume.clear_up(run)
+    question = understand(asked, observers)
+    resume.check(question, run, past)
+    if not asked.dry_run:
+        stack.enter_context(lock_devices(question.gpus))(run.run_dir.path)
+    budget = Budget(past.elapsed_s + question.budget_s, started=question.began - past.elapsed_s)
+    for purpose, seconds in past.ledger_s.items():
+        budget.book(purpose, seconds)
+    budget.book("setup", budget.elapsed_s() - past.elapsed_s)
+    info = resume.continued(run.info, question, past)
+    write_json(run.run_dir.info, info)
+    question = replace(question, segment=past.segment or question.segment, headline=f"resumed: {question.headline}")
+    return _Job(question=question, run_dir=run.run_dir, info=info, budget=budget, past=past)
+
+
+def _answer(job: _Job, observers: Sequence[Observer]) -> int:
+    """Search, export, report; returns the exit code."""
+    question, run_dir, budget, folder = job.question, job.run_dir, job.budget, job.run_dir.path
+    dry_run = question.request.dry_run
     emit = partial(journal.emit, run_dir, observers)
-
     emit(
         RunStarted(
-            t_s=budget.elapsed_s(), headline=question.headline, folder=_shown(folder), budget_s=question.budget_s
+            t_s=budget.elapsed_s(), headline=question.headline, folder=_shown(folder), budget_s=job.info.budget_s
         )
     )
     point_latest(question.out, folder)
@@ -87,19 +149,27 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
-            run: RunTrial = _Simulation(budget) if request.dry_run else run_trial
-            summary = run_search(_plan(question, run_dir, info, budget, data_for), run, observers)
+            warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
+            run: RunTrial = _Simulation(budget) if dry_run and REAL_TIME not in os.environ else warm
+            summary = run_search(_plan(job, data_for), run, observers)
         except NoTrialError:
             # The error itself is printed once, by the command line.
             sentence = f"no trial succeeded; what was tried stands in {_shown(run_dir.report)}"
             emit(RunEnded(t_s=budget.elapsed_s(), exit_code=EXIT_NO_TRIAL, sentence=sentence))
             _write_report(folder)
             raise
-    if request.dry_run:  # the sentence is what people copy: it must not travel without the label
+    with deferred(heard=summary.stopped_because == INTERRUPTED) as interrupt:
+        return _hand_over(job, summary, observers, interrupt)
+
+
+def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], interrupt: Noted) -> int:
+    """Export, report and last words; returns the exit code."""
+    run_dir, budget = job.run_dir, job.budget
+    if job.question.request.dry_run:  # the sentence is what people copy: it must not travel without the label
         verdict = replace(summary.verdict, sentence=f"SIMULATED: {summary.verdict.sentence}")
         summary = replace(summary, verdict=verdict)
         write_json(run_dir.summary, summary)
-    emit(PhaseStarted(t_s=budget.elapsed_s(), phase="report"))
+    journal.emit(run_dir, observers, PhaseStarted(t_s=budget.elapsed_s(), phase="report"))
     commands: tuple[str, ...] = ()
     failed: AutotuneError | None = None
     with budget.spend("report"):
@@ -108,21 +178,20 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         except AutotuneError as e:
             failed = e  # what was measured is still worth its report
     write_json(run_dir.summary, replace(summary, ledger_s=budget.ledger(), elapsed_s=budget.elapsed_s()))
-    code = EXIT_INTERRUPTED if summary.stopped_because == "interrupted" else EXIT_OK
-    page = folder / "report.html"
+    page = run_dir.report
     ended = RunEnded(
         t_s=budget.elapsed_s(),
-        exit_code=code,
+        exit_code=EXIT_INTERRUPTED if interrupt.heard else EXIT_OK,
         sentence=summary.verdict.sentence,
         next_commands=(*commands, f"open {_shown(page)}"),
     )
     journal.emit(run_dir, (), ended)
-    _write_report(folder)  # after the last event is journaled, before it is shown: its last line opens the page
+    _write_report(run_dir.path)  # after the last event is journaled, before it is shown: its last line opens the page
     for observer in observers:
         observer(ended)
     if failed:
         raise failed
-    return folder, code
+    return EXIT_INTERRUPTED if interrupt.heard else EXIT_OK
 
 
 class _Simulation:
@@ -158,27 +227,30 @@ def _info(question: Question, name: str) -> RunInfo:
         device=question.device,
         gpus=question.gpus,
         train_args=question.job,
+        n_images=question.ctx.n_images,
         user_args=question.user,
         versions=question.machine.versions,
         git=git_state(),
     )
 
 
-def _plan(question: Question, run_dir: RunDir, info: RunInfo, budget: Budget, data_for: Callable[[Value], str]) -> Plan:
-    dry_run = question.request.dry_run
+def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
+    question = job.question
+    simulated = question.request.dry_run and REAL_TIME not in os.environ
     return Plan(
-        run_dir=run_dir,
-        info=info,
+        run_dir=job.run_dir,
+        info=job.info,
         space=SpacePort(question.space, question.ctx, question.request.training),
-        budget=budget,
+        budget=job.budget,
         data_for=data_for,
         # CUDA_VISIBLE_DEVICES narrows a trial to its GPU, which is then number 0.
         trial_args={**TRIAL_ARGS, "device": "cpu" if question.device == "cpu" else "0"},
         segment=question.segment,
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
-        report_s=2.0 if dry_run else REPORT_S,
-        max_trials=DRY_RUN_TRIALS if dry_run else None,
+        report_s=2.0 if simulated else REPORT_S,
+        max_trials=DRY_RUN_TRIALS if simulated else None,
+        past=job.past,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +11,7 @@ import typer
 
 import autotune
 from autotune.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError
+from autotune.interrupts import terminate_as_interrupt
 
 app = typer.Typer(
     add_completion=False,
@@ -27,6 +27,7 @@ Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", hel
 
 @app.command()
 def search(
+    ctx: typer.Context,
     pairs: Pairs = None,
     gpus: Annotated[
         str | None, typer.Option(help="How many GPUs (1), which (0), or all. Without: one, or the CPU.")
@@ -41,6 +42,7 @@ def search(
     seed: Annotated[int, typer.Option(help="Seed of the sampler and of the order of finalists.")] = 0,
     name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
+    resume: Annotated[str | None, typer.Option(help="Go on with this run folder, for --budget more.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Simulate: no training, a formula answers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
@@ -66,6 +68,8 @@ def search(
         name=name,
         out=out,
         training=training,
+        resume=resume,
+        given=_typed(ctx),
         dry_run=dry_run,
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
@@ -154,7 +158,7 @@ def main(began: float | None = None) -> NoReturn:
     """Run the command line; every way out has its exit code (PRODUCT B2)."""
     if began is not None:
         _BEGAN["s"] = began
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    terminate_as_interrupt()
     try:
         code: Any = app(standalone_mode=False)
     except AutotuneError as e:
@@ -175,11 +179,12 @@ def main(began: float | None = None) -> NoReturn:
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
+def _typed(ctx: typer.Context) -> frozenset[str]:
+    """Names of the flags that were given."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
 def _fail(message: str, hint: str) -> None:
     lines = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
     print("\n".join(lines), file=sys.stderr)
-
-
-def _as_interrupt(*_: object) -> None:
-    """SIGTERM ends a search as Ctrl-C does: results kept, tree killed."""
-    raise KeyboardInterrupt

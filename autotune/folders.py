@@ -39,9 +39,14 @@ def writable(out: Path) -> Path:
     return out
 
 
+def safe_name(title: str) -> str:
+    """What a title looks like in a folder's name."""
+    return re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "run"
+
+
 def make_folder(out: Path, title: str) -> Path:
     """A new folder; a second search of the same minute gets -2."""
-    safe = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "run"
+    safe = safe_name(title)
     stamp = dt.datetime.now().strftime("%Y-%m-%d_%H%M")
     for i in range(1, 1000):
         folder = out / (f"{stamp}_{safe}" if i == 1 else f"{stamp}_{safe}-{i}")

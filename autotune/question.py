@@ -48,6 +48,10 @@ class Request:
     out: str = "results"
     training: str = "same"
     dry_run: bool = False
+    resume: str | None = None
+    """The folder of a run to go on with; all the rest but the budget is its own."""
+    given: frozenset[str] = frozenset()
+    """Names of the flags that were typed: with `resume` they must agree."""
     command: str = ""
     began: float | None = None
     """time.monotonic() at Enter; None: now."""

@@ -32,7 +32,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def left_over(folder: Path) -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
+    """Processes of ours that know the folder: forked trials have their parent's command line and environment."""
+    found = psutil.process_iter(["cmdline", "environ"])
+    return [p for p in found if str(folder) in " ".join((*(p.info["cmdline"] or ()), str(p.info["environ"])))]
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,12 @@ from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
 from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trial import JOB_TERMS, Deadlines, Probe, RankRecord, SegmentSettings, TrialResult, TrialSpec
-from autotune.contract.words import FORMAT, Outcome, Params, Role, Site, Training, Value
+from autotune.contract.words import FORMAT, PARENT, Outcome, Params, Role, Site, Training, Value
 
 __all__ = [
     "FORMAT",
     "JOB_TERMS",
+    "PARENT",
     "PARTS",
     "TRIALS_CSV_COLUMNS",
     "T_975",

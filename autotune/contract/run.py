@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from autotune.contract.words import FORMAT, Params
+from autotune.contract.words import FORMAT, Params, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +113,12 @@ class RunInfo:
     name: str
     command: str
     """The command line as typed, shell-quoted."""
+    resumed: tuple[str, ...] = ()
+    """The command lines that went on with it, in order."""
     started: str
     """ISO 8601 wall clock with offset."""
     budget_s: float
+    """With every resume: what had gone by then, and the new budget."""
     objective: str
     direction: Literal["minimize"] = "minimize"
     strategy: str
@@ -133,9 +136,13 @@ class RunInfo:
     n_ranks: int = 1
     train_args: dict[str, Any] = field(default_factory=dict)
     """The user's job: YOLO arguments with defaults of the embedded job filled in; `data` is the user's own file."""
+    n_images: int | None = None
+    """Training images of the dataset when the run began."""
     user_args: dict[str, Any] = field(default_factory=dict)
     """Only the key=value pairs that the user typed."""
     baseline_params: Params = field(default_factory=dict)
+    domain: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    """Knob -> values that the sampler chooses from, once the baseline has run; a resumed search keeps them."""
     resolved: dict[str, Any] = field(default_factory=dict)
     """optimizer, lr0, momentum, warmup_bias_lr that 'auto' became in the user's real job."""
     versions: dict[str, str] = field(default_factory=dict)

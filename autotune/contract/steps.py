@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
+HALVES_FRAC: Final = 0.02
+"""Halves of a window that differ by no more than this are alike (SEARCH 3.3)."""
 T_975: Final = {5: 2.7764, 6: 2.5706, 7: 2.4469, 8: 2.3646, 9: 2.3060, 10: 2.2622}
 """Number of batch means -> Student t, 97.5 %, one degree of freedom less."""
 
@@ -20,6 +22,9 @@ class Throughput:
     images_per_s: float
     half_width_frac: float | None
     n_steps: int
+    images: float
+    """Counted in it: the smaller of consumed and produced."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,8 @@ class StepColumns:
     ready: list[int] = field(default_factory=list)
     """Batches ready in the loader at the end of the step (0 with workers=0)."""
     prepare_s: list[float] = field(default_factory=list)
-    """Host-to-device copy and preprocess_batch; this and the columns below are empty where a backend has no anatomy."""
+    """Host-to-device copy and preprocess_batch; this and the columns below are empty where a backend has no anatomy,
+    and lack the last steps of a rank that failed."""
     forward_s: list[float] = field(default_factory=list)
     """Forward and loss."""
     backward_s: list[float] = field(default_factory=list)
@@ -68,16 +74,50 @@ class StepColumns:
         drained = self.ready[start - 1] - self.ready[-1]
         produced = consumed - (drained * consumed / n if drained > 1 else 0.0)
         rate = max(produced, 0.0) / seconds
-        k = min(10, n)
-        edges = [start + i * n // k for i in range(k + 1)]
-        means = [
-            (self.end_s[b - 1] - self.end_s[a - 1]) / sum(self.images[a:b])
-            for a, b in itertools.pairwise(edges)
-            if sum(self.images[a:b])
-        ]
+        means = self._means(start, start + n, min(10, n))
         half: float | None = None
         if len(means) in T_975 and rate > 0:
             mean = sum(means) / len(means)
             sd = (sum((m - mean) ** 2 for m in means) / (len(means) - 1)) ** 0.5
             half = T_975[len(means)] * sd / len(means) ** 0.5 / mean
-        return Throughput(images_per_s=rate, half_width_frac=half, n_steps=n)
+        return Throughput(
+            images_per_s=rate, half_width_frac=half, n_steps=n, images=max(produced, 0.0), seconds=seconds
+        )
+
+    def halves_differ(self, start: int) -> float | None:
+        """Is the second half of the window [start:] slower or faster than the first? Then it has not been steady.
+
+        Seconds per image of the two halves, five batch means each (Law and Kelton, ch. 9), by Student's two-sample t
+        with pooled variance (SEARCH 3.3). The halves hold equally many whole optimizer cycles, the odd one in the
+        middle is left out: else the one optimizer step more would look like a drift.
+
+        Args:
+            start: index of the first step of the window, at least 1.
+
+        Returns:
+            Share by which the second half takes longer (negative: shorter) when that is more than HALVES_FRAC and
+            significant at 95 %; else None, also in a window too short to tell (under ten steps).
+        """
+        n = len(self.end_s) - start
+        updates = sum(1 for s in self.optimizer_s[start:] if s > 0)
+        cycle = max(1, round(n / updates)) if updates else 1
+        half = n // cycle // 2 * cycle
+        if start < 1 or half < 5:
+            return None
+        first, second = self._means(start, start + half, 5), self._means(start + n - half, start + n, 5)
+        if len(first) < 5 or len(second) < 5:
+            return None
+        a, b = sum(first) / 5, sum(second) / 5
+        variance = (sum((x - a) ** 2 for x in first) + sum((x - b) ** 2 for x in second)) / 8
+        if a <= 0 or abs(b - a) <= HALVES_FRAC * a or abs(b - a) <= T_975[9] * (variance * 2 / 5) ** 0.5:
+            return None
+        return b / a - 1
+
+    def _means(self, start: int, stop: int, k: int) -> list[float]:
+        """Seconds per image of `k` equal stretches of the steps [start:stop]."""
+        edges = [start + i * (stop - start) // k for i in range(k + 1)]
+        return [
+            (self.end_s[b - 1] - self.end_s[a - 1]) / sum(self.images[a:b])
+            for a, b in itertools.pairwise(edges)
+            if sum(self.images[a:b])
+        ]

@@ -144,6 +144,8 @@ class TrialResult:
     parts_s: dict[str, float] = field(default_factory=dict)
     """Step anatomy: mean seconds per step of wait, prepare, forward, backward, optimizer and rest; empty: unknown."""
     probe: Probe | None = None
+    warm: bool = False
+    """Forked by a preloaded parent: its import and build phases are shorter than any job's."""
     energy_j: float | None = None
     n_steps: int = 0
     """Measured steps."""

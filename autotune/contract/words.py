@@ -12,6 +12,8 @@ Value = bool | int | float | str | None
 Params = dict[str, Value]
 """Knob name -> value."""
 Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "train"]
+PARENT: Final = "AUTOTUNE_PARENT_PID"
+"""Environment variable: the process that starts a rank, and without which it must not live."""
 
 
 class Outcome(StrEnum):

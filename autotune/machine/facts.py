@@ -55,16 +55,28 @@ def fingerprint(
     gpus: tuple[Gpu, ...], cpu: str, n_cores: int, ram_bytes: int, driver: str | None, versions: Mapping[str, str]
 ) -> str:
     """Eight hex digits that agree where two throughputs may be compared; host name and GPU serials do not matter."""
-    facts = [
-        [[g.name, g.mem_bytes] for g in gpus],
-        cpu,
-        n_cores,
-        round(ram_bytes / 2**30),
-        driver,
-        versions.get("torch"),
-        versions.get("ultralytics"),
-    ]
+    facts = list(_facts(gpus, cpu, n_cores, ram_bytes, driver, versions).values())
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+def differences(then: Machine, now: Machine) -> str:
+    """What makes two fingerprints differ: `torch 2.14.0 then, 2.15.0 now; ...`; empty when nothing does."""
+    a, b = (_facts(m.gpus, m.cpu, m.n_cores, m.ram_bytes, m.driver, m.versions) for m in (then, now))
+    return "; ".join(f"{name} {a[name]} then, {b[name]} now" for name in a if a[name] != b[name])
+
+
+def _facts(
+    gpus: tuple[Gpu, ...], cpu: str, n_cores: int, ram_bytes: int, driver: str | None, versions: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "GPUs": [[g.name, g.mem_bytes] for g in gpus],
+        "CPU": cpu,
+        "cores": n_cores,
+        "GiB of memory": round(ram_bytes / 2**30),
+        "driver": driver,
+        "torch": versions.get("torch"),
+        "ultralytics": versions.get("ultralytics"),
+    }
 
 
 def describe(machine: Machine) -> str:

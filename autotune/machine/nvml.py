@@ -1,15 +1,20 @@
-"""Which GPUs are there? NVIDIA's library, its words turned into ours; nothing here raises or opens a CUDA context."""
+"""Which GPUs are there, and how full? NVIDIA's library in our words; nothing here raises or opens a CUDA context."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from autotune.contract import Gpu
 
 log = logging.getLogger(__name__)
+
+FREE_MARGIN_BYTES = 300 << 20
+FREE_POLL_S = 0.1
+FREE_LIMIT_S = 10.0
 
 
 @contextmanager
@@ -75,6 +80,55 @@ def read_driver(nvml: Any = None) -> str | None:
             return _text(lib.nvmlSystemGetDriverVersion())
         except lib.NVMLError:
             return None
+
+
+def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
+    """Bytes in use on these GPUs, by whoever; a GPU that does not answer is left out.
+
+    Args:
+        gpus: entries of CUDA_VISIBLE_DEVICES: index in PCI order, or UUID.
+        nvml: as in read_gpus.
+    """
+    used: dict[str, int] = {}
+    if not gpus:
+        return used
+    with _session(nvml) as lib:
+        for gpu in gpus if lib else ():
+            try:
+                handle = (
+                    lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
+                )
+                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(handle).used)
+            except lib.NVMLError as e:
+                log.debug("GPU %s does not answer: %s", gpu, e)
+    return used
+
+
+def wait_until_free(
+    before: Mapping[str, int],
+    nvml: Any = None,
+    *,
+    limit_s: float = FREE_LIMIT_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until a dead trial's memory is back: the driver frees it a moment after its processes are gone.
+
+    Args:
+        before: what used_memory gave before the trial.
+        nvml: as in read_gpus.
+        limit_s: the longest wait.
+        sleep: a test's own clock.
+
+    Returns:
+        False when more than FREE_MARGIN_BYTES above `before` is still in use on a GPU after limit_s.
+    """
+    for _ in range(max(1, round(limit_s / FREE_POLL_S))):
+        now = used_memory(tuple(before), nvml)
+        if all(now.get(gpu, 0) <= used + FREE_MARGIN_BYTES for gpu, used in before.items()):
+            return True
+        sleep(FREE_POLL_S)
+    log.warning("GPU memory in use %.0f s after the end of a trial: %s, before it %s", limit_s, now, dict(before))
+    return False
 
 
 def _text(value: str | bytes) -> str:

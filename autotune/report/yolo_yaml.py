@@ -123,12 +123,20 @@ def check_with_yolo(files: list[Path]) -> None:
         "for path in sys.argv[1:]:\n"
         "    get_cfg(overrides=YAML.load(path))\n"
     )
-    with tempfile.TemporaryDirectory(prefix="autotune-cfg-") as config:  # its settings file is not the user's
+    # Its settings file is not the user's; beside the files, so that whoever removes a torn export removes it too.
+    with tempfile.TemporaryDirectory(prefix="autotune-cfg-", dir=files[0].parent.parent) as config:
         env = os.environ | {"YOLO_CONFIG_DIR": config, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
         argv = [sys.executable, "-c", code, *map(str, files)]
         try:
             done = subprocess.run(
-                argv, env=env, capture_output=True, text=True, errors="replace", timeout=180, check=False
+                argv,
+                env=env,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=180,
+                check=False,
+                start_new_session=True,  # a Ctrl-C on the terminal is for us, not for the check
             )
         except subprocess.TimeoutExpired as e:
             raise AutotuneError("Ultralytics did not check the exported YAML within 180 s", "export again") from e

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import autotune
-from autotune.contract import TrialDir, TrialSpec
+from autotune.contract import PARENT, TrialDir, TrialSpec
 from autotune.run.demo import cache_home
 
 TAG = "AUTOTUNE_TRIAL_ID"
 """In the environment of every process of a trial: finds the ones that left the tree."""
-DROPPED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ULTRALYTICS_API_KEY")
+RUN_TAG = "AUTOTUNE_RUN_ID"
+"""In the environment of every process of a run: finds what a dead controller left behind. The run folder's path."""
+DROPPED = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "ULTRALYTICS_API_KEY",
+)
 """Never inherited: a launcher's leftovers, and the key that would switch trackers on."""
+DROPPED_PREFIXES = ("TORCHELASTIC_", "PET_")
+"""Of torchrun: what it tells its ranks, and its options given as environment."""
+LONGEST_TMPDIR = 60
+"""Loader workers hand tensors over through sockets in TMPDIR, and the path of a socket has at most 107 bytes."""
 
 
 def argv(spec: TrialSpec, directory: TrialDir) -> list[str]:
-    """The command: one process for one rank."""
-    assert spec.n_ranks == 1, "several ranks are refused at the command line"
-    return [sys.executable, "-m", "autotune.worker", str(directory.path.resolve())]
+    """The command: this process is the rank, or torchrun starts several."""
+    worker = ["-m", "autotune.worker", str(directory.path.resolve())]
+    if spec.n_ranks == 1:
+        return [sys.executable, *worker]
+    torchrun = ["--standalone", "--nproc-per-node", str(spec.n_ranks), "--max-restarts", "0"]
+    return [sys.executable, "-m", "autotune.worker.agent", *torchrun, *worker]
+
+
+def private_tmp(directory: TrialDir, tag: str) -> Path:
+    """TMPDIR of a trial: in its folder, or in the system's where that path is too long for a socket."""
+    own = directory.path.resolve() / "tmp"
+    return own if len(os.fsencode(own)) <= LONGEST_TMPDIR else Path(tempfile.gettempdir()) / f"autotune-{tag[:12]}"
 
 
 def environment(
@@ -30,17 +59,29 @@ def environment(
 
     A full training (role train) keeps the user's YOLO settings, trackers and TMPDIR.
     """
-    env = {k: v for k, v in (os.environ if base is None else base).items() if k not in DROPPED}
+    env = {
+        k: v
+        for k, v in (os.environ if base is None else base).items()
+        if k not in DROPPED and not k.startswith(DROPPED_PREFIXES)
+    }
     package = str(Path(autotune.__file__).resolve().parents[1])
     env["PYTHONPATH"] = os.pathsep.join(p for p in (package, env.get("PYTHONPATH", "")) if p)
     env["PYTHONUNBUFFERED"] = "1"
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     # Compiled code is keyed by shape, precision and machine: shared by all trials and by the training that follows.
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
+    # As `import ultralytics` does, which plain YOLO imports first: torch reads it when it is loaded.
+    env["OMP_NUM_THREADS"] = env.get("OMP_NUM_THREADS") or "1"
     env[TAG] = tag
+    env[RUN_TAG] = run_tag(directory.path)
+    env[PARENT] = str(os.getpid())
+    if spec.n_ranks > 1:
+        # torchrun would wait 30 s for ranks that ignore SIGTERM; one machine needs no name that can be resolved.
+        env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(max(1, round(spec.deadlines.grace_s))))
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if spec.role != "train":
         private = directory.path.parent / ".yolo"
-        tmp = directory.path / "tmp"
+        tmp = private_tmp(directory, tag)
         for folder in (private, tmp):
             folder.mkdir(parents=True, exist_ok=True)
         env |= {
@@ -48,7 +89,12 @@ def environment(
             "YOLO_CONFIG_DIR": str(private.resolve()),
             "YOLO_OFFLINE": "true",
             "YOLO_AUTOINSTALL": "false",
-            "TMPDIR": str(tmp.resolve()),
+            "TMPDIR": str(tmp),
             "MPLBACKEND": "Agg",
         }
     return env | spec.env
+
+
+def run_tag(trial: Path) -> str:
+    """Value of RUN_TAG for a trial folder RUN/trials/NUMBER: the real path of RUN."""
+    return str(trial.resolve().parents[1])

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.contract import Outcome, RankRecord, TrialSpec
-from autotune.run.signs import BENIGN, OOM_KILLED, SIGNALS, SIGNS, Sign
+from autotune.run.signals import OOM_KILLED, SIGNALS
+from autotune.run.signs import BENIGN, SIGNS, Sign
 from autotune.run.supervise import Exit
 
 UNSTABLE_FRAC = 0.10
@@ -18,8 +19,12 @@ LINE_CHARS = 300
 """The longest line shown to the user."""
 EXCEPTION = re.compile(r"^(\[rank\d+\]:\s*)?([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt|Exit|Failed)\b")
 """How a traceback ends."""
-FAILED_RANK = re.compile(r"^\s*rank\s*:\s*(\d+) \(local_rank: \d+\)\s*$\s*^\s*exitcode\s*:\s*(-?\d+) ", re.MULTILINE)
+FAILED_RANK = re.compile(
+    r"^\s*rank\s*:\s*(\d+) \(local_rank: \d+\)\s*$\s*^\s*exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)", re.MULTILINE
+)
 """One failure in torchrun's ChildFailedError."""
+ENDED_BY_AGENT = re.compile(r"Sending process (\d+) closing signal")
+"""Torchrun's agent ends the ranks that are left once one has failed (KNOBS 5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ def classify(
         oom_killed: the kernel killed some process for want of memory meanwhile (machine.limits.oom_kills).
     """
     if len(records) < spec.n_ranks or any(r.status == "failed" for r in records):
-        return _dead(spec, records, end, [line for line in log_tail if not _benign(line)], oom_killed)
+        return _dead(spec, records, end, log_tail, oom_killed)
     if any(r.status == "stopped" for r in records):
         return Judgement(Outcome.PRUNED)
     wrong = dict.fromkeys(m for record in records for m in mismatches(spec, record))
@@ -61,6 +66,9 @@ def classify(
             "; ".join(f"asked {knob}={asked}, got {got}" for knob, asked, got in wrong),
             "what really ran is kept as a configuration of its own",
         )
+    if len({r.effective.get("params") for r in records}) > 1:
+        apart = "the ranks' parameters differ: their gradients are not reduced together"
+        return Judgement(Outcome.CRASH, apart, "a setting of DDP breaks this training; do not use it")
     return _measured(records[0])
 
 
@@ -88,9 +96,10 @@ def find_sign(lines: Sequence[str], *, stepped: bool, secondary: bool = False) -
     """
     for name, sign in SIGNS.items():
         if sign.secondary is secondary and not (sign.before_steps and stepped):
-            for line in lines:
-                if sign.matches(line):
-                    return name, line.strip()
+            # Four spaces in front: source lines that a traceback quotes.
+            found = [line.strip() for line in lines if not line.startswith("    ") and sign.matches(line)]
+            if found:
+                return name, next((line for line in reversed(found) if EXCEPTION.match(line)), found[0])
     return None
 
 
@@ -101,18 +110,23 @@ def _measured(record: RankRecord) -> Judgement:
     if rate.half_width_frac is None:
         few = f"only {rate.n_steps} steps fitted into the window, too few for an interval"
         return Judgement(Outcome.UNSTABLE, few, "a longer budget gives longer windows")
+    drift = record.steps.halves_differ(record.measured_from or 0)
+    if drift is not None:
+        slower = (
+            f"the second half of the window was {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than the first"
+        )
+        return Judgement(Outcome.UNSTABLE, slower, "the clock, the heat or another program changed meanwhile")
     if rate.half_width_frac > UNSTABLE_FRAC:
         wide = f"throughput is uncertain by +-{rate.half_width_frac:.0%}"
         return Judgement(Outcome.UNSTABLE, wide, "something else uses this machine, or the loader stalls")
     return Judgement(Outcome.OK)
 
 
-def _dead(
-    spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log: Sequence[str], oom_killed: bool
-) -> Judgement:
+def _dead(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log: Sequence[str], oom_killed: bool) -> Judgement:
     """The first of: a record that names a cause, our own kill, the log, a signal, a record that blames others."""
     failed = sorted((r for r in records if r.status == "failed"), key=lambda r: (_ended(r), r.rank))
     blaming_others = None
+    raw, log = log, [line for line in log if not any(re.search(p, line) for p in BENIGN)]
     for record in failed:
         lines, stepped = _words(record), bool(record.steps.end_s)
         found = find_sign(lines, stepped=stepped)
@@ -137,14 +151,14 @@ def _dead(
     found = find_sign(log, stepped=True)
     if found:
         return _told(OOM_KILLED if found[0] == "loader_worker" and oom_killed else SIGNS[found[0]], found[1])
-    who, number = _signal(spec, records, end, log)
+    who, number = _signal(spec, records, end, raw)
     if number == signal.SIGKILL and oom_killed:
         return _told(OOM_KILLED, "", who)
     if number in SIGNALS:
         return _told(SIGNALS[number], "", who)
     found = find_sign(_words(blaming_others) if blaming_others else log, stepped=True, secondary=True)
     if found:
-        return _told(SIGNS[found[0]], found[1], _who(spec, blaming_others) if blaming_others else "")
+        return _told(SIGNS[found[0]], found[1], _waiting(spec, records))
     last = next((line for line in reversed(log) if EXCEPTION.match(line)), None) or _last(log)
     return Judgement(
         Outcome.CRASH,
@@ -171,22 +185,27 @@ def _who(spec: TrialSpec, record: RankRecord) -> str:
     return f"rank {record.rank}: " if spec.n_ranks > 1 else ""
 
 
+def _waiting(spec: TrialSpec, records: Sequence[RankRecord]) -> str:
+    """The ranks that blame others, and the ones without a word: those are the ones to look at."""
+    silent = sorted(set(range(spec.n_ranks)) - {r.rank for r in records})
+    if spec.n_ranks == 1 or not silent:
+        return ""
+    return f"rank {', '.join(map(str, silent))} left no record; "
+
+
 def _signal(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log: Sequence[str]) -> tuple[str, int]:
     """Who was ended by which signal (0: none): a rank without a record, as torchrun's agent reports it, or the root.
 
-    The agent itself exits with 1 whatever happened, and sends SIGTERM to the ranks that are left (KNOBS 5.2).
+    The agent itself exits with 1 whatever happened, and itself ends the ranks that are left.
     """
     recorded = {r.rank for r in records}
-    ranks = [(int(rank), -int(code)) for rank, code in FAILED_RANK.findall("\n".join(log)) if int(rank) not in recorded]
-    for rank, number in sorted(ranks, key=lambda r: r[1] == signal.SIGTERM):
-        if number > 0:
-            return f"rank {rank} was ", number
+    text = "\n".join(log)
+    by_agent = set(ENDED_BY_AGENT.findall(text))
+    for rank, code, pid in FAILED_RANK.findall(text):
+        if int(rank) not in recorded and int(code) < 0 and pid not in by_agent:
+            return f"rank {rank} was ", -int(code)
     number = -end.returncode if end.returncode < 0 else end.returncode - 128  # a shell's way to tell a signal
     return ("torchrun was " if spec.n_ranks > 1 and number > 0 else ""), max(number, 0)
-
-
-def _benign(line: str) -> bool:
-    return any(re.search(p, line) for p in BENIGN)
 
 
 def _last(log: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,6 +78,13 @@ SIGNS: Final[dict[str, Sign]] = {
             r"CUDA ran out of memory outside PyTorch's allocator",
         ),
     ),
+    "files": Sign(
+        outcome=Outcome.INVALID,
+        says="the process ran out of open files",
+        hint="fewer workers, or a larger ulimit -n",
+        hangs=True,
+        patterns=(r"Too many open files", r"received \d+ items of ancdata"),
+    ),
     "shm": Sign(
         outcome=Outcome.OOM,
         says="shared memory (/dev/shm) is full",
@@ -92,13 +98,6 @@ SIGNS: Final[dict[str, Sign]] = {
             r"No space left on device.*/dev/shm",
         ),
     ),
-    "files": Sign(
-        outcome=Outcome.INVALID,
-        says="the process ran out of open files",
-        hint="fewer workers, or a larger ulimit -n",
-        hangs=True,
-        patterns=(r"Too many open files", r"received \d+ items of ancdata"),
-    ),
     "threads": Sign(
         outcome=Outcome.INVALID,
         says="the system refuses more threads or processes",
@@ -111,7 +110,12 @@ SIGNS: Final[dict[str, Sign]] = {
         says="the disk is full",
         hint="free space where the run folder, the dataset (cache=disk) and the inductor cache lie",
         hangs=True,
-        patterns=(r"No space left on device", r"Disk quota exceeded", r"PytorchStreamWriter failed", r"inline_container\.cc.*unexpected pos"),
+        patterns=(
+            r"No space left on device",
+            r"Disk quota exceeded",
+            r"PytorchStreamWriter failed",
+            r"inline_container\.cc.*unexpected pos",
+        ),
     ),
     "host_memory": Sign(
         outcome=Outcome.OOM,
@@ -169,7 +173,8 @@ SIGNS: Final[dict[str, Sign]] = {
         patterns=(
             r"No algorithm/protocol available for function",
             r"Accelerator allocator config",
-            r"NVLS.*(not supported|fail)",
+            r"Disable NVLS \(NCCL_NVLS_ENABLE=0\)",
+            r"not compatible with NCCL_NVLS_ENABLE",
         ),
     ),
     "compile": Sign(
@@ -266,7 +271,13 @@ SIGNS: Final[dict[str, Sign]] = {
         says="another rank died without a word",
         hint="log.txt may have its last lines; dmesg tells whether the kernel killed it",
         secondary=True,
-        types=("DistNetworkError", "DistStoreError", "ConnectionResetError", "BrokenPipeError", "ConnectionRefusedError"),
+        types=(
+            "DistNetworkError",
+            "DistStoreError",
+            "ConnectionResetError",
+            "BrokenPipeError",
+            "ConnectionRefusedError",
+        ),
         patterns=(
             r"Connection (closed|reset) by peer",
             r"Connection was likely closed",
@@ -283,46 +294,6 @@ SIGNS: Final[dict[str, Sign]] = {
     ),
 }
 """Name -> sign; the name is for tests and for the log, the user sees `says` and `hint`."""
-
-OOM_KILLED: Final = Sign(
-    outcome=Outcome.OOM,
-    says="the kernel killed it because host memory ran out",
-    hint="fewer workers, cache=False, or a smaller batch_per_gpu",
-)
-SIGNALS: Final[dict[int, Sign]] = {
-    signal.SIGKILL: Sign(
-        outcome=Outcome.CRASH,
-        says="killed by somebody (SIGKILL), not by the kernel's memory killer",
-        hint="autotune did not do it: a job scheduler or an administrator may have; run it again",
-    ),
-    signal.SIGBUS: Sign(outcome=Outcome.OOM, says="killed by a bus error (SIGBUS)", hint=SHM),
-    signal.SIGSEGV: Sign(
-        outcome=Outcome.CRASH,
-        says="crashed in native code (SIGSEGV)",
-        hint="log.txt may have a stack; a library of this environment is broken or does not fit the others",
-    ),
-    signal.SIGABRT: Sign(
-        outcome=Outcome.CRASH,
-        says="aborted in native code (SIGABRT)",
-        hint="log.txt has the library's own words",
-    ),
-    signal.SIGILL: Sign(
-        outcome=Outcome.CRASH,
-        says="stopped at an instruction that this CPU lacks (SIGILL)",
-        hint="a library was built for another CPU: reinstall it for this one",
-    ),
-    signal.SIGTERM: Sign(
-        outcome=Outcome.CRASH,
-        says="ended by somebody (SIGTERM)",
-        hint="autotune did not do it: a job scheduler may have; run it again",
-    ),
-    signal.SIGINT: Sign(
-        outcome=Outcome.CRASH,
-        says="interrupted by somebody (SIGINT)",
-        hint="autotune did not do it; run it again",
-    ),
-}
-"""Signal that ended the process, when neither records nor log say more."""
 
 BENIGN: Final = (
     r"\bWARNING\b",  # Ultralytics' own, among them its retries when memory is short and labels it leaves out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autotune.contract import Outcome, RankRecord, TrialResult, TrialSpec
+from autotune.contract import PARTS, Outcome, RankRecord, TrialResult, TrialSpec
 from autotune.run.outcome import Judgement
 
 
@@ -35,9 +35,9 @@ def build_result(
     )
     if not records:
         return common
-    record = records[0]  # rank 0 first; the others differ from it in speed only
+    record = records[0]  # what rank 0 says of the job holds for all
     return replace(
-        _with_window(common, record),
+        _with_window(common, records),
         peak_mem_bytes=tuple(r.peak_mem_bytes for r in records if r.peak_mem_bytes is not None),
         steady=record.steady,
         effective=record.effective,
@@ -47,27 +47,52 @@ def build_result(
     )
 
 
-def _with_window(result: TrialResult, record: RankRecord) -> TrialResult:
-    """Throughput, its interval and step quantiles of the measured window."""
-    start = record.measured_from
-    rate = record.steps.throughput(start) if start else None
-    if start is None or rate is None:
+def _with_window(result: TrialResult, records: Sequence[RankRecord]) -> TrialResult:
+    """Throughput, its interval, step quantiles and step anatomy of the measured window, over all ranks.
+
+    Throughput is the images of all ranks over the time of the slowest (MEASURING 2), which is what an epoch takes. The
+    ranks meet in every step, so the slowest one's interval is that of all; of each step the slowest rank's time counts.
+    """
+    rates = [r.steps.throughput(r.measured_from) if r.measured_from else None for r in records]
+    known = [rate for rate in rates if rate is not None]
+    if not known or len(known) < len(records):
         return result
-    steps = sorted(record.steps.step_s[start:])
-    waits = record.steps.wait_s[start:]
-    half = rate.half_width_frac
-    # Total images / total time over all ranks; one rank here.
+    slowest = max(known, key=lambda rate: rate.seconds)
+    images_per_s = sum(rate.images for rate in known) / slowest.seconds
+    half = slowest.half_width_frac
+    windows = [r.steps.step_s[r.measured_from :] for r in records]
+    steps = sorted(max(column) for column in zip(*windows, strict=False))
+    waited_s = sum(sum(r.steps.wait_s[r.measured_from :]) for r in records)
     return replace(
         result,
-        images_per_s=rate.images_per_s,
-        ci95_lo=None if half is None else rate.images_per_s * (1 - half),
-        ci95_hi=None if half is None else rate.images_per_s * (1 + half),
+        images_per_s=images_per_s,
+        ci95_lo=None if half is None else images_per_s * (1 - half),
+        ci95_hi=None if half is None else images_per_s * (1 + half),
         step_p50_s=quantile(steps, 0.50),
         step_p90_s=quantile(steps, 0.90),
         step_p99_s=quantile(steps, 0.99),
-        wait_frac=sum(waits) / sum(steps),
-        n_steps=rate.n_steps,
+        wait_frac=waited_s / sum(map(sum, windows)),
+        parts_s=_parts(records),
+        n_steps=slowest.n_steps,
     )
+
+
+def _parts(records: Sequence[RankRecord]) -> dict[str, float]:
+    """Mean seconds per step of each part, over the steps of all ranks; rest is what they leave of the step.
+
+    Empty when a rank has no anatomy.
+    """
+    windows = []
+    for r in records:
+        columns = [getattr(r.steps, part)[r.measured_from :] for part in ("step_s", *PARTS)]
+        if len({len(column) for column in columns}) != 1:
+            return {}
+        windows.append(columns)
+    n = sum(len(columns[0]) for columns in windows)
+    means = [sum(sum(columns[i]) for columns in windows) / n for i in range(1 + len(PARTS))]
+    parts = {part.removesuffix("_s"): mean for part, mean in zip(PARTS, means[1:], strict=True)}
+    # Device clocks and the host's differ by microseconds: a step without rest may come out below nothing.
+    return parts | {"rest": max(0.0, means[0] - sum(means[1:]))}
 
 
 def quantile(ordered: list[float], q: float) -> float:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import uuid
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
-from autotune.errors import FormatError
+from autotune.errors import FormatError, MachineError
 from autotune.machine.limits import oom_kills
-from autotune.run.launch import argv, environment
+from autotune.machine.nvml import used_memory, wait_until_free
+from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
+from autotune.run.launch import argv, environment, private_tmp
 from autotune.run.outcome import Judgement, classify
+from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import build_result
 from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
@@ -31,6 +34,7 @@ def run_trial(
     started_s: float,
     watch: Watch | None = None,
     to_screen: bool = False,
+    preloaded: Preloaded | None = None,
 ) -> TrialResult:
     """Start fresh processes for this spec, wait for their end, judge them, and write result.json.
 
@@ -40,9 +44,11 @@ def run_trial(
         started_s: seconds since the run began, kept in the result.
         watch: called about twice a second; the string it returns ends the segment at the next step (outcome pruned).
         to_screen: leave the output on our stdout instead of log.txt.
+        preloaded: parents that may fork this trial; None: it starts cold.
 
     Raises:
         KeyboardInterrupt: after the tree is dead; no result is written.
+        MachineError: the result cannot be written.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
     write_json(directory.spec, spec)
@@ -51,43 +57,54 @@ def run_trial(
         stale.unlink(missing_ok=True)
     tag = uuid.uuid4().hex
     watcher = Watcher(spec, directory, watch)
-    kills = oom_kills()
+    shm, used, kills = list_shared_memory(), used_memory(spec.gpus), oom_kills()
     try:
+        env = environment(spec, directory, tag)
+        log = None if to_screen else directory.log
+        cold = partial(start_cold, argv(spec, directory), env=env, cwd=directory.path, log=log)
+        start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
         end = run_tree(
-            partial(
-                start_cold,
-                argv(spec, directory),
-                env=environment(spec, directory, tag),
-                cwd=directory.path,
-                log=None if to_screen else directory.log,
-            ),
+            start or cold,
             tag=tag,
             poll=watcher,
             grace_s=spec.deadlines.grace_s,
         )
     finally:
-        shutil.rmtree(directory.path / "tmp", ignore_errors=True)
-        shutil.rmtree(directory.path / "yolo", ignore_errors=True)
+        remove_private_folders(directory, private_tmp(directory, tag))
+        remove_shared_memory(shm)
+        wait_until_free(used)
     records = []
     for rank in range(spec.n_ranks):
         with contextlib.suppress(FormatError):
             records.append(read_json(directory.rank(rank), RankRecord))
-    tail = log_tail(directory.log, CLASSIFIED_LINES)
+    tail = log_tail(directory.log, CLASSIFIED_LINES, until=watcher.log_bytes)
+    if not records and (full := disk_full(directory.path)):
+        tail = (*tail, full)  # which is why neither record nor log can say it
     judgement = classify(spec, records, end, tail, oom_killed=oom_kills() > kills)
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
-    write_json(directory.result, result)
+    result = replace(result, warm=start is not None and start.warm)
+    try:
+        write_json(directory.result, result)
+    except OSError as e:
+        raise MachineError(f"cannot write {directory.result}: {e.strerror}", "free some space on this disk") from e
     return result
 
 
-def log_tail(path: Path, n: int = LOG_TAIL_LINES) -> tuple[str, ...]:
-    """Last lines of a log as a terminal would show them: of a progress bar only its last state, and no colours."""
+def log_tail(path: Path, n: int = LOG_TAIL_LINES, *, until: int | None = None) -> tuple[str, ...]:
+    """Last lines of a log as a terminal would show them: of a progress bar only its last state, and no colours.
+
+    Args:
+        path: the log; without it there are no lines.
+        n: at most so many lines.
+        until: bytes of the log that count; None: all.
+    """
     try:
         with path.open("rb") as f:
-            f.seek(0, 2)
-            f.seek(max(0, f.tell() - 65536))
-            text = f.read().decode("utf-8", "replace")
+            end = f.seek(0, 2) if until is None else until
+            start = f.seek(max(0, end - 65536))
+            text = f.read(end - start).decode("utf-8", "replace")
     except OSError:
         return ()
     shown = [ANSI.sub("", line).rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]

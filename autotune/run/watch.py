@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from statistics import median
 
 from autotune.contract import StepColumns, TrialDir, TrialSpec
 
 WATCH_S = 0.5
+MEDIAN_OF = 50
+"""The stall deadline follows the last so many steps, so that the compiling ones at the start do not widen it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,73 +29,154 @@ Watch = Callable[[Live], str | None]
 
 
 class Watcher:
-    """Called by the supervisor while the tree runs: deadlines, the live view, racing."""
+    """Called by the supervisor while the tree runs: deadlines of every rank, the live view, racing.
+
+    A full training (role train) has no heartbeat and only the total deadline.
+    """
 
     def __init__(self, spec: TrialSpec, directory: TrialDir, watch: Watch | None) -> None:
         self.spec = spec
         self.directory = directory
         self.watch = watch
         self.stop_reason: str | None = None
-        self._tail = _StepTail(directory.stream(0))
-        self._last_step_s: float | None = None
+        self.log_bytes: int | None = None
+        """Length of the log when a deadline was over: what follows is only the dying of the tree."""
+        self._ranks = [_Rank(directory, rank) for rank in range(spec.n_ranks)]
         self._next_watch_s = 0.0
 
     def __call__(self, elapsed_s: float) -> str | None:
         """Seconds since the start -> why the tree must die, or None."""
-        if elapsed_s > self.spec.deadlines.total_s:
-            return f"still running after {elapsed_s:.0f} s, its deadline"
         if elapsed_s < self._next_watch_s:
             return None
         self._next_watch_s = elapsed_s + WATCH_S
-        before = self._tail.n_steps
-        self._tail.read()
-        if self._tail.n_steps > before:
-            self._last_step_s = elapsed_s
-        elif self._last_step_s is not None and elapsed_s - self._last_step_s > self.spec.deadlines.stall_s:
-            return f"no step for {elapsed_s - self._last_step_s:.0f} s after {self._tail.n_steps} steps"
+        for rank in self._ranks:
+            rank.read(elapsed_s)
+        late = self._late(elapsed_s)
+        if late:
+            with contextlib.suppress(OSError):
+                self.log_bytes = self.directory.log.stat().st_size
+            return late
         if self.watch and not self.stop_reason:
-            live = Live(
-                phase=self._tail.phase, steps=self._tail.measured, n_steps=self._tail.n_steps, elapsed_s=elapsed_s
-            )
+            first = self._ranks[0]
+            live = Live(phase=first.phase, steps=first.measured, n_steps=first.n_steps, elapsed_s=elapsed_s)
             self.stop_reason = self.watch(live)
             if self.stop_reason:
                 self.directory.stop.write_text(self.stop_reason, encoding="utf-8")
         return None
 
+    def _late(self, elapsed_s: float) -> str | None:
+        """The deadline that is over, told with the ranks that are furthest behind: they hold up the others."""
+        late = []
+        if self.spec.role != "train":
+            # A rank that has ended well may wait for those that have not.
+            awaited = [r for r in self._ranks if not r.ended] or self._ranks
+            late = [r for r in awaited if elapsed_s - r.since_s > self._limit_s(r)]
+        over = elapsed_s > self.spec.deadlines.total_s
+        if not late and not over:
+            return None
+        behind = min(r.progress for r in late or self._ranks)
+        stuck = [r for r in late or self._ranks if r.progress == behind]
+        names = " and ".join(f"rank {r.rank}" for r in stuck)
+        # The one that stopped first: the others wait for it in a collective since then.
+        since_s = min(r.since_s for r in stuck)
+        what = stuck[0].say_late(f"{elapsed_s - since_s:.0f} s") if late else stuck[0].say()
+        others = [f"; rank {r.rank} {r.say()}" for r in self._ranks if r not in stuck]
+        told = f"{names} {what}{''.join(others)}"
+        return told if late else f"still running after {elapsed_s:.0f} s, its deadline: {told}"
 
-class _StepTail:
-    """Follows the stream of steps while the worker writes it."""
+    def _limit_s(self, rank: _Rank) -> float:
+        """Seconds that the rank may spend where it is now."""
+        limits = self.spec.deadlines
+        if rank.ended or rank.n_steps:
+            return max(limits.stall_s, limits.stall_steps * rank.median_step_s)
+        return {"build": limits.build_s, "first_step": limits.first_step_s}.get(rank.phase, limits.import_s)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+PHASES = ("import", "build", "first_step")
+
+
+class _Rank:
+    """Follows one rank's heartbeat while it is written; times are the supervisor's seconds since the start."""
+
+    def __init__(self, directory: TrialDir, rank: int) -> None:
+        self.rank = rank
         self.measured = StepColumns()
         self.n_steps = 0
         self.phase = "starting"
+        self.ended = False
+        """Its record is written."""
+        self.since_s = 0.0
+        """When its last sign of life was read: the beginning of its phase, or the end of its last step."""
+        self._record = directory.rank(rank)
+        self._stream = directory.stream(rank)
+        self._last_steps_s: list[float] = []
         self._offset = 0
 
-    def read(self) -> None:
+    @property
+    def median_step_s(self) -> float:
+        """Median of the last steps; 0 before the second one, for the first may have compiled."""
+        return median(self._last_steps_s) if self._last_steps_s else 0.0
+
+    @property
+    def progress(self) -> tuple[bool, int, int]:
+        """Orders ranks by how far they came."""
+        phase = PHASES.index(self.phase) if self.phase in PHASES else 0
+        return (self.ended, phase if not self.n_steps else len(PHASES), self.n_steps)
+
+    def say(self) -> str:
+        """Where it is, after its name."""
+        if self.ended:
+            return "has ended"
+        if self.n_steps:
+            return f"is at step {self.n_steps}"
+        return {"build": "is building", "first_step": "is in its first step"}.get(self.phase, "is importing")
+
+    def say_late(self, seconds: str) -> str:
+        """What it failed to do in so many seconds, after its name."""
+        if self.ended:
+            return f"wrote the record, but did not end for {seconds}"
+        if self.n_steps:
+            return f"made no step for {seconds} after step {self.n_steps}"
+        if self.phase == "first_step":
+            return f"did not finish the first step in {seconds}"
+        what = "dataset, cache and model" if self.phase == "build" else "the imports"
+        return f"did not finish {what} in {seconds}"
+
+    def read(self, elapsed_s: float) -> None:
+        """Take what was written since the last call."""
+        if not self.ended and self._record.exists():
+            self.ended, self.since_s = True, elapsed_s
+        for line in self._new_lines():
+            if not self.ended:
+                self.since_s = elapsed_s
+            if line.startswith("# "):
+                self.phase = line[2:]
+            else:
+                self._step(line)
+
+    def _new_lines(self) -> list[str]:
         try:
-            with self.path.open("rb") as f:
+            with self._stream.open("rb") as f:
                 f.seek(self._offset)
                 data = f.read()
         except FileNotFoundError:
-            return
+            return []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.decode("ascii").splitlines():
-            if line.startswith("# "):
-                self.phase = line[2:]
-                continue
-            end, wait, step, images, ready, measuring = line.split()
-            self.n_steps += 1
-            self.phase = "measuring" if measuring == "1" else "warm-up"
-            if measuring == "0":
-                self.measured = StepColumns()  # keep only the last step before the window: it starts the clock
-            for column, value in zip(
-                (self.measured.end_s, self.measured.wait_s, self.measured.step_s),
-                (float(end), float(wait), float(step)),
-                strict=True,
-            ):
-                column.append(value)
-            self.measured.images.append(int(images))
-            self.measured.ready.append(int(ready))
+        return whole.decode("ascii").splitlines()
+
+    def _step(self, line: str) -> None:
+        end, wait, step, images, ready, measuring = line.split()
+        self.n_steps += 1
+        if self.n_steps > 1:
+            self._last_steps_s = [*self._last_steps_s[1 - MEDIAN_OF :], float(step)]
+        self.phase = "measuring" if measuring == "1" else "warm-up"
+        if self.rank > 0:
+            return  # the live view and racing follow rank 0
+        if measuring == "0":
+            self.measured = StepColumns()  # keep only the last step before the window: it starts the clock
+        self.measured.end_s.append(float(end))
+        self.measured.wait_s.append(float(wait))
+        self.measured.step_s.append(float(step))
+        self.measured.images.append(int(images))
+        self.measured.ready.append(int(ready))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from autotune.contract import (
     NotTried,
@@ -18,13 +17,14 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
+from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
-from autotune.search.proposals import Proposals, key_of
+from autotune.search.proposals import key_of
+from autotune.search.resume import open_study, restore
 from autotune.search.samplers import check_strategy
-from autotune.search.session import Ran, Session, Settings
-from autotune.search.study import Study
+from autotune.search.session import Session
 
 SENTINEL_EVERY: Final = 8
 DUPLICATES_IN_A_ROW: Final = 5
@@ -57,15 +57,17 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
     check_objective(info.objective)
     check_strategy(info.strategy)
     plan.run_dir.trials.mkdir(parents=True, exist_ok=True)
-    study = Study(
-        plan.run_dir.study, objective=info.objective, strategy=info.strategy, seed=info.seed, command=info.command
-    )
+    study, note = open_study(plan)
     session = Session(plan, run_trial, observers, study)
+    session.notes += [note] if note else []
     stage: Stage | None = None
     try:
         try:
-            session.phase("baseline")
-            measure_baseline(session)
+            if plan.past:
+                restore(session, plan.past)
+            if session.baseline is None:
+                session.phase("baseline")
+                measure_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
             stage = _finalists(session)
@@ -100,7 +102,7 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Su
         importance=importance,
         importance_note=note,
         n_feasible=n_feasible,
-        not_tried=tuple(session.not_tried),
+        not_tried=_never_tried(session),
         frozen=session.frozen,
         notes=tuple(session.notes),
     )
@@ -108,75 +110,11 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Su
     return summary
 
 
-def measure_baseline(session: Session) -> None:
-    """Run the user's own arguments, unchanged; when memory is short, with the largest halving of the batch that runs.
-
-    The study hears of it afterwards: only what really ran tells which values the domain has.
-
-    Raises:
-        NoTrialError: they do not run.
-    """
-    plan, job = session.plan, dict(session.info.train_args)
-    predicted = plan.space.prepare({}, plan.n_images)
-    session.knobs, session.frozen = tuple(predicted.baseline), dict(predicted.frozen)
-    asked_batch = job.get("batch")
-    try:
-        while True:
-            params = dict(predicted.baseline)
-            if job.get("batch") != asked_batch and "batch_per_gpu" in params:
-                params["batch_per_gpu"] = int(job["batch"]) // session.info.n_ranks
-            number = session.study.next_number + len(session.ran)
-            ran = session.run(number, "baseline", params, Settings(session.trial_args(job)))
-            if ran.result.outcome.measured and ran.value is not None:
-                _adopt(session, ran, job, asked_batch)
-                return
-            half = _half(job.get("batch"), session.info.n_ranks)
-            if ran.result.outcome is not Outcome.OOM or half is None:
-                _refuse(session, ran)
-            job["batch"] = half
-    finally:
-        for attempt in session.ran:
-            session.study.ask(attempt.result.params, role="baseline")
-            session.tell(attempt)
-
-
-def _half(batch: Any, n_ranks: int) -> int | None:
-    """Half of a total batch, if every rank keeps an image; auto-batch (-1, 0.7) has no half."""
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 2 * n_ranks:
-        return None
-    return batch // 2 // n_ranks * n_ranks
-
-
-def _refuse(session: Session, ran: Ran) -> None:
-    """Stop: there is nothing to be compared with."""
-    reasons = [f"trial {r.number}: {r.result.outcome}: {r.result.error or 'no throughput'}" for r in session.ran]
-    hint = ran.result.hint or f"its log: {session.plan.run_dir.trial(ran.number).log}"
-    raise NoTrialError(f"your own settings do not run here: {'; '.join(reasons)}", hint)
-
-
-def _adopt(session: Session, ran: Ran, job: dict[str, Any], asked_batch: Any) -> None:
-    """Make this trial the baseline: domain, pinned optimizer and run.json come from what it really ran with."""
-    plan, result = session.plan, ran.result
-    halved = job.get("batch") != asked_batch
-    n_images = result.job.get("n_images", plan.n_images)
-    session.model.n_images = n_images
-    prepared = plan.space.prepare(result.effective, n_images, job if halved else None)
-    session.knobs, session.frozen = tuple(prepared.baseline), dict(prepared.frozen)
-    session.study.domain = dict(prepared.domain)
-    session.proposals = Proposals(prepared, plan.space.canonical, session.info.seed)
-    session.proposals.known[key_of(session.proposals.baseline)] = ran.number
-    session.write_info(resolved=dict(result.resolved), baseline_params=session.proposals.baseline, train_args=job)
-    session.replace_last_params(session.proposals.baseline)
-    session.baseline = session.ran[-1]
-    if halved:
-        session.notes.append(
-            f"batch={asked_batch} runs out of memory here: the baseline is batch={job['batch']}, the largest "
-            "halving that runs"
-        )
-    for name, got in session.proposals.baseline.items():
-        asked = job.get(name)
-        if name in job and asked is not None and got is not None and json.dumps(asked) != json.dumps(got):
-            session.notes.append(f"asked {name}={asked}, runs with {name}={got} here: that is the baseline")
+def _never_tried(session: Session) -> tuple[NotTried, ...]:
+    """Each once, with its last reason; what a resumed search found the time for is left out."""
+    known = session.proposals.known if session.proposals else {}
+    last = {key_of(n.params): n for n in session.not_tried}
+    return tuple(n for key, n in last.items() if known.get(key) is None)
 
 
 def explore(session: Session) -> str:
@@ -184,7 +122,9 @@ def explore(session: Session) -> str:
     proposals, plan, study = session.proposals, session.plan, session.study
     assert proposals is not None
     left_after_baseline_s = plan.budget.left_s()
-    n_since_sentinel = duplicates = skips = n_trials = 0
+    duplicates = skips = n_trials = 0
+    # A resumed search first looks whether the machine is as it was.
+    n_since_sentinel = SENTINEL_EVERY if plan.past and plan.past.baseline else 0
     while True:
         if not study.domain:
             return "nothing to search: no knob of the space has two values here"

@@ -27,6 +27,8 @@ class Stage:
     """What the finalist stage has done so far; an interrupt leaves it as it is."""
 
     configs: dict[Name, Params]
+    replaced: bool = False
+    """The best found failed, and the runner-up stands here."""
     blocks: list[dict[Name, Ran]] = field(default_factory=list)
     finished: bool = False
 
@@ -54,7 +56,8 @@ def configs_of(session: Session, best: Ran) -> tuple[dict[Name, Params], str]:
 def run_blocks(session: Session, stage: Stage) -> None:
     """Run blocks in shuffled order: three, then more while time is left and the interval is wide.
 
-    When the time left holds no whole block, one of baseline and best alone still narrows the claim.
+    When the time left holds no whole block, one of baseline and best alone still narrows the claim. A best that fails
+    is replaced once, by the runner-up, whose blocks begin anew.
     """
     rng = random.Random(session.info.seed)
     while len(stage.blocks) < MAX_BLOCKS:
@@ -66,7 +69,27 @@ def run_blocks(session: Session, stage: Stage) -> None:
         stage.blocks.append(block)
         for name in order:
             block[name] = session.ask_and_run("finalist", stage.configs[name])
+            if name == "best" and block[name].failed:
+                if not _replace_best(session, stage, block[name]):
+                    return
+                break
     stage.finished = True
+
+
+def _replace_best(session: Session, stage: Stage, failed: Ran) -> bool:
+    """Put the runner-up in the place of a winner that did not live; False when there is none, or it was done before."""
+    session.failed.add(key_of(failed.result.params))
+    runner_up = session.best()
+    if stage.replaced or not runner_up.changes:
+        return False
+    why = f"failed when it ran again ({failed.result.outcome}: {failed.result.error})"
+    note = f"the best found {why}: the runner-up, trial {runner_up.number}, stands in its place"
+    stage.replaced = True
+    stage.configs, projected = configs_of(session, runner_up)
+    stage.blocks.clear()
+    session.notes += [note, projected] if projected else [note]
+    session.phase("finalists", note)
+    return True
 
 
 def _affordable(session: Session, stage: Stage) -> list[Name]:
@@ -91,6 +114,9 @@ def verdict_of(session: Session, stage: Stage | None) -> Verdict:
     """The claim, from what the stage has; None: there was no winner to confirm."""
     if stage is None:
         return _without_finalists(session)
+    if key_of(stage.configs["best"]) in session.failed:
+        sentence = "unconfirmed: the best found failed when it ran again in a fresh process"
+        return Verdict(status="unconfirmed", sentence=sentence)
     judgement = judge(stage.values(), [session.baseline_values()], interrupted=not stage.finished)
     finalists = []
     for name, params in stage.configs.items():

@@ -87,7 +87,8 @@ class PriceModel:
     def learn(self, params: Params, result: TrialResult) -> None:
         """Take in what a trial really cost."""
         phases = result.phases_s
-        if "import" in phases and "build" in phases:
+        # A finalist starts cold, and its reserve must not be counted too low: what a warm start took teaches nothing.
+        if "import" in phases and "build" in phases and not result.warm:
             self._launch.append(phases["import"] + phases["build"])
         compile_s = 0.0
         if (

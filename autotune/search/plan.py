@@ -19,6 +19,7 @@ from autotune.contract import (
     Value,
 )
 from autotune.search.budget import Budget
+from autotune.search.past import Past
 
 
 class Prepared(Protocol):
@@ -139,3 +140,5 @@ class Plan:
     """Kept back for exports and the report, which come after the search."""
     max_trials: int | None = None
     """Search trials at most (the dry run's ten); None: as many as the budget holds."""
+    past: Past | None = None
+    """What an earlier part of this search left in `run_dir`; None: it begins here."""

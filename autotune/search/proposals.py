@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from autotune.contract import Params, TrialResult, Value
@@ -30,15 +30,21 @@ def changes_of(params: Params, baseline: Params) -> Params:
 
 
 class Proposals:
-    """All configurations of a domain, and what is known of them.
+    """All configurations of a domain (that of `prepared`, or of an earlier part of the search), and what is known.
 
     Attributes:
         queue: to be tried before the sampler is asked, in order.
         known: key -> number of the trial that ran it; None when it was skipped for its price.
     """
 
-    def __init__(self, prepared: Prepared, canonical: Callable[[Params], Params], seed: int) -> None:
-        self._domain = prepared.domain
+    def __init__(
+        self,
+        prepared: Prepared,
+        domain: Mapping[str, tuple[Value, ...]],
+        canonical: Callable[[Params], Params],
+        seed: int,
+    ) -> None:
+        self._domain = domain
         self._canonical = canonical
         self._rng = random.Random(seed)
         self.baseline = canonical(prepared.baseline)

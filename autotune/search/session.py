@@ -24,18 +24,17 @@ from autotune.contract import (
     write_json,
 )
 from autotune.search import journal, racing
-from autotune.search.budget import Purpose
+from autotune.search.budget import PURPOSE_OF
 from autotune.search.model import PriceModel
 from autotune.search.objective import OBJECTIVES, with_job
 from autotune.search.plan import Live, Plan, RunTrial
-from autotune.search.proposals import Proposals, changes_of
+from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.study import Study
 
 MAX_DOUBT: Final = 1.3
 """For an unstable trial without an interval; twice the width that makes a trial unstable, and some."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
-_PURPOSE: Final[dict[Role, Purpose]] = {"baseline": "baseline", "sentinel": "sentinels", "finalist": "finalists"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,11 @@ class Ran:
     def number(self) -> int:
         """Its trial number."""
         return self.result.number
+
+    @property
+    def failed(self) -> bool:
+        """True where the configuration is to blame that there is no measurement."""
+        return not self.result.outcome.measured and self.result.outcome is not Outcome.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Session:
         ran: every trial that was started, in order.
         baseline: the trial that stands for the user's own settings, once it has run.
         proposals: what may be tried, once the baseline has run.
+        failed: keys of winners that did not live through their fresh run: nobody is handed such a configuration.
     """
 
     def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
@@ -84,6 +89,7 @@ class Session:
         self.frozen: dict[str, str] = {}
         self.notes: list[str] = []
         self.not_tried: list[NotTried] = []
+        self.failed: set[str] = set()
         self._run_trial = run_trial
         self._observers = observers
 
@@ -149,7 +155,7 @@ class Session:
         directory.path.mkdir(parents=True, exist_ok=True)
         self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=self.price_s(params)))
         started_s = self.t_s
-        with budget.spend(_PURPOSE.get(role, "trials_lost")) as spending:
+        with budget.spend(PURPOSE_OF.get(role, "trials_lost")) as spending:
             try:
                 result = self._run_trial(spec, directory, started_s=started_s, watch=self._watch(number, role))
             except KeyboardInterrupt:
@@ -190,19 +196,37 @@ class Session:
 
     def _take(self, result: TrialResult, changes: Params) -> Ran:
         """Judge a result by the objective, learn its price, write it down."""
+        ran = self.judge(result, changes)
+        self.record(ran)
+        return ran
+
+    def judge(self, result: TrialResult, changes: Params) -> Ran:
+        """Take a result in: its price, its place in the objective."""
         self.model.learn(result.params, result)
         first = self.baseline.result if self.baseline else None
         result = with_job(result, first, self.model.cold_s(result.params))
         worth = OBJECTIVES[self.info.objective](result)
         ran = Ran(result, changes, worth if result.outcome.measured or result.outcome is Outcome.PRUNED else None)
         self.ran.append(ran)
-        self._write(ran)
-        self.emit(TrialEnded(t_s=self.t_s, changes=changes, result=result))
         return ran
+
+    def record(self, ran: Ran) -> None:
+        """Write a trial down and say that it ended."""
+        self._write(ran)
+        self.emit(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
+
+    def show(self, ran: Ran) -> None:
+        """Tell the observers of an earlier part's trial: the journal has it."""
+        for observer in self._observers:
+            observer(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 
     def _write(self, ran: Ran) -> None:
         """result.json with the objective in it, and trials.csv anew."""
         write_json(self.plan.run_dir.trial(ran.number).result, ran.result)
+        self.write_csv()
+
+    def write_csv(self) -> None:
+        """trials.csv anew."""
         journal.write_trials_csv(self.plan.run_dir, (r.result for r in self.ran), self.knobs)
 
     def _watch(self, number: int, role: Role) -> Any:
@@ -250,6 +274,7 @@ class Session:
         mine = self.baseline_values()
         own = replace(self.baseline, value=geometric_mean(mine) if mine else None)
         tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome.measured]
+        tried = [r for r in tried if key_of(r.result.params) not in self.failed]
         valued = [(r.value * _doubt(r.result), r) for r in (own, *tried) if r.value]
         if not valued:
             return self.baseline

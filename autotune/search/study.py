@@ -32,7 +32,7 @@ class Study:
     """One Optuna study in one SQLite file; every trial of ours, the repeated ones too, is a trial of it.
 
     Args:
-        path: SQLite file, made when missing.
+        path: SQLite file, made when missing; an earlier part of the same search is taken over.
         objective: name of the objective; it becomes the metric name.
         strategy: key of SAMPLERS.
         seed: of the sampler.
@@ -56,20 +56,41 @@ class Study:
             storage=self._storage,
             study_name=STUDY_NAME,
             direction="minimize",
-            sampler=SAMPLERS[strategy](seed),
             pruner=optuna.pruners.NopPruner(),
+            load_if_exists=True,
         )
+        trials = self._study.get_trials(deepcopy=False)
+        # A resumed search must not draw its first random configurations again.
+        self._study.sampler = SAMPLERS[strategy](seed + len(trials))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # set_metric_names has been experimental since 3.2
             self._study.set_metric_names([objective])
-        self._study.set_user_attr("command", command)
-        self._study.set_user_attr("objective", objective)
+        if not trials:
+            self._study.set_user_attr("command", command)
+            self._study.set_user_attr("objective", objective)
         self._imputes = strategy == "gp"
         self._running: dict[int, Trial] = {}
         self._outside: set[int] = set()
-        self._n_asked = 0
         self._worst: float | None = None
         self.domain: dict[str, tuple[Value, ...]] = {}
+        self._n_asked = len(trials)
+        self._take_over(trials)
+
+    def _take_over(self, trials: list[FrozenTrial]) -> None:
+        """Go on where a dead search stopped: its RUNNING trials can be told, its WAITING ones are nobody's."""
+        values = [t.value for t in trials if t.state is TrialState.COMPLETE and t.value is not None]
+        self._worst = max(values, default=None)
+        for t in trials:
+            if t.state is TrialState.RUNNING:
+                self._running[t.number] = Trial(self._study, t._trial_id)
+                if not t.params:
+                    self._outside.add(t.number)
+        for _ in (t for t in trials if t.state is TrialState.WAITING):
+            self._study.tell(self._study.ask(), state=TrialState.FAIL)  # or the next ask would be given it
+
+    def is_running(self, number: int) -> bool:
+        """True while the trial is not told."""
+        return number in self._running
 
     @property
     def next_number(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -48,6 +49,25 @@ def group_timeout(timeout: timedelta) -> Iterator[None]:
         dist.init_process_group = stock
 
 
+def digest(model: torch.nn.Module) -> str:
+    """A short hash of all parameters, to the bit: after any step of DDP it is the same on every rank."""
+    total = hashlib.blake2b(digest_size=8)
+    for p in model.parameters():
+        total.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def ranks_in_effect(trainer: Any) -> dict[str, Any]:
+    """What holds the ranks together at this moment; `params` must be the same on all of them."""
+    return {
+        "world_size": dist.get_world_size() if dist.is_initialized() else 1,
+        "dist_backend": dist.get_backend() if dist.is_initialized() else None,
+        "ddp": isinstance(trainer.model, DistributedDataParallel),
+        "params_at_start": trainer.params_at_start,
+        "params": digest(trainer.model),
+    }
+
+
 class RanksMixin:
     """One rank of several. On CUDA the trainer's own path, only less patient; on CPU what that path lacks.
 
@@ -56,6 +76,7 @@ class RanksMixin:
     """
 
     recorder: Recorder
+    params_at_start = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,6 +85,7 @@ class RanksMixin:
         me.ddp = False
         # device=cpu gives 0: no DDP, and the loss times 0.
         me.world_size = int(os.environ["WORLD_SIZE"])
+        me.add_callback("on_train_start", lambda _: setattr(me, "params_at_start", digest(me.model)))
 
     def _setup_ddp(self, *args: Any) -> None:
         me: Any = self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from typing import Any
 
 import torch
 
 from autotune.worker.patches import alloc_conf_in_effect, is_channels_last
+from autotune.worker.ranks import ranks_in_effect
 
 
 def ready_batches(loader: Any) -> int:
@@ -28,20 +30,40 @@ def ready_batches(loader: Any) -> int:
     return n + sum(1 for v in getattr(it, "_task_info", {}).values() if len(v) == 2)
 
 
-def buffer_steps(loader: Any) -> int:
-    """Steps of the first epoch when they must not be measured because of the mosaic buffer; else 0.
+def compiles() -> int:
+    """Graphs that torch.compile has made in this process so far; 0 while nothing has been compiled."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # importing it would cost seconds, and it is there when needed
+    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
 
-    The buffer keeps the last B = min(n, 8 x batch, 1000) images decoded. In the first epoch no image is found in it;
-    in later ones the share found is about (B / n)**2 / 2 for B < n (an image drawn at time s of one epoch is still
-    there at time t of the next when n - s + t < B, s and t uniform). MEASURING 1 asks for a whole epoch when n <= 4 B;
-    at n = 2 B that is 12 % of the decodes, which are a quarter of the loader's work: 3 %, the error we allow. So the
-    rule here is n <= 2 B, which a batch of 64 on 1,280 images need not wait for.
+
+BUFFER_TOLERANCE = 0.10
+"""Share of the decodes by which a window may differ from the job's steady state: a decode is an eighth to a half of the
+loader's work (ULTRALYTICS 1.6), so this is at most 5 % of a data-bound step and 1 % of most."""
+
+
+def buffer_steps(loader: Any) -> int:
+    """Steps that belong to the warm-up because the mosaic buffer still fills; 0 when it hardly matters.
+
+    Each worker keeps the last B = min(n, 8 x batch, 1000) images that it decoded. MEASURING 1 gives the first epoch to
+    the warm-up when n <= 4 B; what the buffer really does depends on the number of workers:
+
+    One process sees every image once an epoch. In the first epoch none is found in the buffer; later the share found
+    is about (B / n)**2 / 2 for B < n (an image drawn at time s of one epoch is still there at time t of the next when
+    n - s + t < B, s and t uniform), and 1 for B = n. That is above the tolerance for n <= 2 B: wait one epoch.
+
+    Several workers get random shares of an epoch, so an image is found with the probability r that it is among those
+    its worker holds. r grows by (1 - r) / n an image, r(k) = 1 - exp(-k / n), up to B / n. Each of W workers must have
+    seen k = -n ln(1 - (B / n - tolerance)) images, which takes W k / batch steps.
     """
     dataset = loader.dataset
     buffer = getattr(dataset, "max_buffer_length", 0) or 0
     if getattr(dataset, "cache", None) == "ram" or not buffer:
         return 0
-    return len(loader) if len(dataset) <= 2 * buffer else 0
+    n, workers = len(dataset), loader.num_workers
+    if workers <= 1:
+        return len(loader) if n <= 2 * buffer else 0
+    missing = buffer / n - BUFFER_TOLERANCE
+    return math.ceil(-workers * len(loader) * math.log(1 - missing)) if missing > 0 else 0
 
 
 def resolved(trainer: Any) -> dict[str, Any]:
@@ -95,7 +117,7 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
     nccl = [os.environ.get(k) for k in ("NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD")]
     on_cuda = trainer.device.type == "cuda"
     return {
-        "batch_per_gpu": (loader.batch_size or 0) if n_ranks == 1 else trainer.batch_size // n_ranks,
+        "batch_per_gpu": loader.batch_size or 0,
         "amp": {"fp16": True, "fp32": False}.get(amp, amp) if isinstance(amp, str) else bool(amp),
         "compile": (trainer.args.compile if isinstance(trainer.args.compile, str) else "default")
         if compiled
@@ -114,10 +136,19 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
         "device": str(trainer.device),
         "device_name": torch.cuda.get_device_name(trainer.device) if on_cuda else None,
         "imgsz": trainer.args.imgsz,
-        "mosaic_open": bool(getattr(dataset, "mosaic", True)),
+        "mosaic_open": _mosaic_open(getattr(dataset, "transforms", None)),
         "epoch": trainer.epoch,
         "loss": _finite(trainer.loss),
+        **(ranks_in_effect(trainer) if n_ranks > 1 else {}),
     }
+
+
+def _mosaic_open(transforms: Any) -> bool:
+    """True when some of the images are still made of four; closing sets the transform's probability to 0."""
+    inner = getattr(transforms, "transforms", [])
+    if type(transforms).__name__ == "Mosaic":
+        return bool(transforms.p > 0)
+    return any(_mosaic_open(t) for t in inner) if isinstance(inner, list) else False
 
 
 def _finite(loss: Any) -> float | None:

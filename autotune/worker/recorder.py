@@ -11,7 +11,7 @@ from autotune.contract import RankRecord, TrialDir, TrialSpec, write_json
 from autotune.worker.segment import Segment, State
 
 STOP_MARGIN = 3
-"""Steps between rank 0's decision to stop and the step that all ranks stop at."""
+"""Steps at least between rank 0's decision to stop and the step that all ranks stop at."""
 
 
 class Recorder:
@@ -53,6 +53,7 @@ class Recorder:
         self._mark = self.began
         self._stream: TextIO | None = None
         self._stop_at: int | None = None
+        self._window = 0
 
     def now(self) -> float:
         """Seconds since the process began."""
@@ -73,22 +74,24 @@ class Recorder:
         self.phases_s[name] = self.phases_s.get(name, 0.0) + seconds
         self._mark += seconds
 
-    def step(self, *, wait_s: float, step_s: float, images: int, ready: int = 0) -> bool:
+    def step(self, *, wait_s: float, step_s: float, images: int, ready: int = 0, compiles: int = 0) -> bool:
         """Book one finished batch; True when the segment is over (also when the controller asked to stop)."""
         if not self.segment.steps.end_s:
             self.phase("first_step")
         before = self.segment.state
         end_s = self.now()
-        state = self.segment.step(end_s=end_s, wait_s=wait_s, step_s=step_s, images=images, ready=ready)
-        if before is State.WARMUP and state is not State.WARMUP:
-            self.phase("warmup")
-        measuring = int(before is not State.WARMUP)
+        state = self.segment.step(
+            end_s=end_s, wait_s=wait_s, step_s=step_s, images=images, ready=ready, compiles=compiles
+        )
+        if before is not State.MEASURING and state is State.MEASURING:
+            self.phase("warmup")  # after a window that a recompile voided, that window's time counts here too
+        measuring = int(before in (State.MEASURING, State.DONE) and state is not State.WARMUP)
         self._write(f"{end_s:.6f} {wait_s:.6f} {step_s:.6f} {images} {ready} {measuring}")
         self.stopped = self.stopped or self.directory.stop.exists()
         over = state is State.DONE or self.stopped
         if not (over if self.spec.n_ranks == 1 else self._all_over(over)):
             return False
-        self.phase("warmup" if self.segment.state is State.WARMUP else "measure")
+        self.phase("measure" if self.segment.measured_from is not None else "warmup")
         return True
 
     def _all_over(self, over: bool) -> bool:
@@ -101,14 +104,17 @@ class Recorder:
         n = len(self.segment.steps.end_s)
         path = self.directory.stop_at
         if self._stop_at is None and self.rank == 0 and over:
-            self._stop_at = n + STOP_MARGIN
+            # Ahead by whole optimizer cycles, so that the window stays made of them.
+            cycle = self.segment.accumulate
+            self._stop_at = n + -(-STOP_MARGIN // cycle) * cycle
             tmp = path.with_suffix(".tmp")
             tmp.write_text(f"{self._stop_at} {self.segment.measured_from or 0}", encoding="ascii")
             tmp.replace(path)
         elif self._stop_at is None and self.rank > 0 and path.exists():
-            stop_at, measured_from = map(int, path.read_text(encoding="ascii").split())
-            self._stop_at = stop_at
-            self.segment.measured_from = measured_from or None
+            self._stop_at, self._window = map(int, path.read_text(encoding="ascii").split())
+        if self._stop_at is not None and self.rank > 0:
+            # Again after each step: this rank's own segment may begin its window in one of the last ones.
+            self.segment.measured_from = self._window or None
         self.over = self._stop_at is not None and n >= self._stop_at
         return self.over
 
@@ -118,7 +124,9 @@ class Recorder:
         self._stream.write(f"{line}\n")
 
     def write(self, error: BaseException | None = None) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record, whole or not at all; the last call."""
+        if self._stream is not None:
+            self._stream.close()
         status: Literal["done", "stopped", "failed"] = "failed" if error else "stopped" if self.stopped else "done"
         write_json(
             self.directory.rank(self.rank),

@@ -5,15 +5,21 @@
     data    = images * per_image_data(cache) / max(1, workers)
 
 The best of cpu.yaml and default.yaml is known: most threads, largest batch that fits, channels_last, compile,
-cache=ram.
+cache=ram. For tests of all that surrounds a trial it can take real time and fail in many ways: see faults.py.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 import random
+import struct
+import time
+from pathlib import Path
 from typing import Any
 
 from autotune.contract import TrialSpec
+from autotune.worker import faults
 from autotune.worker.recorder import Recorder
 
 MEM_LIMIT_BYTES = 16 * 2**30
@@ -25,24 +31,31 @@ class SimulatedOutOfMemoryError(RuntimeError):
 
 
 class Synthetic:
-    """Answers at once: its clock is virtual and moves by what the formula says."""
+    """Answers at once: its clock is virtual and moves by what the formula says, unless `step_s` is given."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self.asked = faults.settings(recorder.spec.train_args)
+        self.real_step_s: float | None = self.asked.get("step_s")
         self.t = 0.0
-        recorder.clock = lambda: self.t
-        recorder.began = 0.0
-        recorder._mark = 0.0
+        if self.real_step_s is None:
+            recorder.clock = lambda: self.t
+            recorder.began = 0.0
+            recorder._mark = 0.0
         self.spec: TrialSpec | None = None
 
     def build(self, spec: TrialSpec) -> None:
         """Book simulated import and build phases."""
         self.spec = spec
+        self._commit("import")
         self._spend("import", 2.0)
+        self.recorder.begin("build")
+        self._commit("build")
         if self._get("cache", False) == "ram":
             self.t += N_IMAGES / 450
             self.recorder.add_phase("cache", N_IMAGES / 450)
         self._spend("build", 1.0)
+        self.recorder.begin("first_step")
 
     def train(self, recorder: Recorder) -> None:
         """Steps with 2 % noise, drawn from the spec's seed and number."""
@@ -71,10 +84,19 @@ class Synthetic:
         compute, data = self._seconds(batch)
         if self._get("compile", False):
             self.t += 40.0
+        together = _Lockstep(recorder.rank, spec.n_ranks)
+        n_steps = 0
         while True:
             step = max(compute, data) * run_offset * rng.gauss(1.0, 0.02)
             wait = max(0.0, data - compute)
+            if self.real_step_s is not None:
+                before = time.perf_counter()
+                time.sleep(self.real_step_s)
+                together.wait(n_steps)
+                step, wait = time.perf_counter() - before, 0.0
             self.t += step
+            self._commit("step", n_steps)
+            n_steps += 1
             if recorder.step(wait_s=wait, step_s=step, images=batch):
                 recorder.effective = self.effective()
                 return
@@ -85,7 +107,11 @@ class Synthetic:
         return {**self.spec.params, "optimizer": "MuSGD", "simulated": True}
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to let go of; the place of a fault after the record is written."""
+        self._commit("end")
+
+    def _commit(self, when: faults.When, n_steps: int = 0) -> None:
+        faults.commit(when, self.asked, rank=self.recorder.rank, n_steps=n_steps)
 
     def _get(self, knob: str, default: Any) -> Any:
         assert self.spec is not None
@@ -107,6 +133,26 @@ class Synthetic:
         workers = int(self._get("workers", 0))
         data = batch * per_image / max(1, workers)
         return (compute, data) if workers else (compute + data, 0.0)
+
+
+class _Lockstep:
+    """Ranks wait for each other in every step, as the reduction of gradients makes them."""
+
+    def __init__(self, rank: int, n_ranks: int) -> None:
+        self.rank = rank
+        self.n_ranks = n_ranks
+        if n_ranks > 1:
+            with (Path(os.environ["TMPDIR"]) / "lockstep").open("a+b") as f:
+                f.truncate(8 * n_ranks)
+                self.begun = mmap.mmap(f.fileno(), 8 * n_ranks)
+
+    def wait(self, n_steps: int) -> None:
+        """Return when all ranks have called this for the same step."""
+        if self.n_ranks == 1:
+            return
+        struct.pack_into("q", self.begun, 8 * self.rank, n_steps + 1)
+        while min(struct.unpack_from(f"{self.n_ranks}q", self.begun)) <= n_steps:
+            time.sleep(0.001)
 
 
 def make(recorder: Recorder) -> Synthetic:

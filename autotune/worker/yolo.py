@@ -15,8 +15,9 @@ from autotune.contract import TrialSpec
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
 from autotune.worker.ranks import RanksMixin
-from autotune.worker.readback import buffer_steps, effective, job, ready_batches, resolved
+from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
+from autotune.worker.timing import StepClock, stamp_of
 
 TRAINERS: Final = {
     "detect": ("ultralytics.models.yolo.detect", "DetectionTrainer"),
@@ -41,12 +42,12 @@ class SegmentMixin:
         super().__init__(*args, **kwargs)
         me: Any = self
         self._images = 0
-        self._batch_end = 0.0
-        self._wait = 0.0
+        self._clock = StepClock(self.recorder.segment.steps, stamp_of(me.device))
         me.add_callback("on_train_start", lambda _: self._on_train_start())
         me.add_callback("on_train_epoch_start", lambda _: self._on_epoch_start())
-        me.add_callback("on_train_batch_start", lambda _: self._on_batch_start())
+        me.add_callback("on_train_batch_start", lambda _: self._clock.batch_start())
         me.add_callback("on_train_batch_end", lambda _: self._on_batch_end())
+        me.add_callback("on_fit_epoch_end", lambda _: self._on_epoch_end())
 
     def get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Training loader only: the validation loader would cost a scan and twice the workers."""
@@ -73,9 +74,17 @@ class SegmentMixin:
             base.BaseDataset.cache_images = stock
 
     def preprocess_batch(self, batch: dict[str, Any]) -> Any:
-        """Count the images that the step is about to train on."""
+        """Count the images that the step is about to train on; the forward pass begins when they are prepared."""
         self._images = int(batch["img"].shape[0])
-        return super().preprocess_batch(batch)  # type: ignore[misc]
+        with self._clock.part("prepare_s"):
+            prepared = super().preprocess_batch(batch)  # type: ignore[misc]
+        self._clock.begin("forward_s")
+        return prepared
+
+    def optimizer_step(self) -> None:
+        """The trainer's own, with clipping and EMA, timed."""
+        with self._clock.part("optimizer_s"):
+            super().optimizer_step()  # type: ignore[misc]
 
     def validate(self) -> tuple[dict[str, float], None]:
         """Stub."""
@@ -97,31 +106,42 @@ class SegmentMixin:
         segment.accumulate = me.accumulate
         segment.queue = loader.num_workers * (getattr(loader, "prefetch_factor", None) or 0)
         segment.buffer_steps = buffer_steps(loader)
+        # The mosaic is as the job has it where the segment begins; a small dataset must not reach its end (the last
+        # close_mosaic epochs) within a segment, nor the end of the training: other data, or no measurement at all.
+        if me.epochs > (me.args.close_mosaic or 0):
+            me.args.close_mosaic = 0
+        self._clock.follow_backward(me.scaler)
         self.recorder.phase("build")
         self.recorder.begin("first_step")
-        self._batch_end = time.perf_counter()
+        self._clock.start()
 
     def _on_epoch_start(self) -> None:
         # Out of memory in epoch 1 would halve the batch and train on (trainer.py): with the retries used up it raises.
         me: Any = self
         me._oom_retries = 3
+        self._clock.epoch_start()
 
-    def _on_batch_start(self) -> None:
-        self._wait = time.perf_counter() - self._batch_end
+    def _on_epoch_end(self) -> None:
+        # Only the segment ends a trial, not the last epoch of a short job.
+        me: Any = self
+        me.stop = False
 
     def _on_batch_end(self) -> None:
         me: Any = self
-        now = time.perf_counter()
-        step_s = now - self._batch_end
-        self._batch_end = now
+        wait_s, step_s = self._clock.batch_end()
         loss = me.loss
         if loss is not None and not bool(torch.isfinite(loss.detach()).all()):
             # The progress line has read the loss already, so this costs no further device sync.
             raise FloatingPointError("the loss is NaN or infinite")
         over = self.recorder.step(
-            wait_s=self._wait, step_s=step_s, images=self._images, ready=ready_batches(me.train_loader)
+            wait_s=wait_s,
+            step_s=step_s,
+            images=self._images,
+            ready=ready_batches(me.train_loader),
+            compiles=compiles(),
         )
         if over:
+            self._clock.finish()
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
             raise SegmentOverError

@@ -5,17 +5,21 @@ from types import SimpleNamespace
 import pytest
 
 from autotune.contract import Gpu
-from autotune.machine.nvml import read_driver, read_gpus
+from autotune.machine.nvml import FREE_LIMIT_S, read_driver, read_gpus, used_memory, wait_until_free
 
 
 class FakeNvml:
-    """What pynvml offers, for two GPUs; `fail` names a function that raises, `lost` a GPU that does not answer."""
+    """What pynvml offers, for two GPUs; `fail` names a function that raises, `lost` a GPU that does not answer.
+
+    `used` holds the bytes in use on every GPU at each look; the last one stays.
+    """
 
     class NVMLError(Exception):
         pass
 
-    def __init__(self, *, fail="", lost=None, as_bytes=False):
+    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,)):
         self.fail, self.lost, self.as_bytes, self.open = fail, lost, as_bytes, 0
+        self.used = list(used)
 
     def __getattr__(self, name):
         def call(*args):
@@ -29,12 +33,16 @@ class FakeNvml:
                 "nvmlDeviceGetHandleByIndex": lambda i: i,
                 "nvmlDeviceGetUUID": lambda i: text(f"GPU-{i}"),
                 "nvmlDeviceGetName": lambda i: text("NVIDIA H100 80GB HBM3"),
-                "nvmlDeviceGetMemoryInfo": lambda i: SimpleNamespace(total=80 << 30),
+                "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
+                "nvmlDeviceGetMemoryInfo": lambda i: SimpleNamespace(total=80 << 30, used=self._look()),
                 "nvmlSystemGetDriverVersion": lambda: text("580.1"),
             }
             return answers[name](*args)
 
         return call
+
+    def _look(self):
+        return self.used.pop(0) if len(self.used) > 1 else self.used[0]
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])
@@ -64,3 +72,33 @@ def test_a_lost_gpu_is_left_out():
 
 def test_shutdown_may_fail():
     assert len(read_gpus(FakeNvml(fail="nvmlShutdown"))) == 2
+
+
+def test_memory_in_use_by_index_or_uuid():
+    assert used_memory(("0", "GPU-1"), FakeNvml(used=[5, 7])) == {"0": 5, "GPU-1": 7}
+    assert used_memory((), FakeNvml(fail="nvmlInit")) == {}
+    assert used_memory(("0", "1"), FakeNvml(lost=0)) == {"1": 0}
+    assert used_memory(("0",), FakeNvml(fail="nvmlInit")) == {}
+
+
+GIB = 1 << 30
+
+
+def test_waits_until_the_memory_of_a_dead_trial_is_back():
+    slept = []
+    nvml = FakeNvml(used=[20 * GIB, 9 * GIB, 3 * GIB, 2 * GIB + (250 << 20)])
+    assert wait_until_free({"GPU-0": 2 * GIB}, nvml, sleep=slept.append)
+    assert len(slept) == 3
+    assert nvml.open == 0
+
+
+def test_memory_that_does_not_come_back_is_told_and_not_waited_for_for_ever(caplog):
+    slept = []
+    assert not wait_until_free({"GPU-0": 0}, FakeNvml(used=[20 * GIB]), sleep=slept.append)
+    assert sum(slept) == pytest.approx(FREE_LIMIT_S)
+    assert "GPU memory in use" in caplog.text
+
+
+def test_a_gpu_that_fell_off_the_bus_is_not_waited_for():
+    assert wait_until_free({"0": 0}, FakeNvml(lost=0, used=[20 * GIB]), sleep=pytest.fail)
+    assert wait_until_free({}, FakeNvml(used=[20 * GIB]), sleep=pytest.fail)

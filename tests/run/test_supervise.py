@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -51,6 +52,11 @@ STUBBORN = """
 """
 
 
+def up(tmp_path: Path) -> Callable[[float], str | None]:
+    """A reason to kill the tree, once it says that it is up."""
+    return lambda _: "enough" if (tmp_path / "up").exists() else None
+
+
 def test_a_reason_kills_stubborn_children_in_their_own_sessions(tmp_path: Path) -> None:
     argv = script(tmp_path, STUBBORN)
     late = lambda s: "enough" if (tmp_path / "up").exists() and s > 1.0 else None  # noqa: E731
@@ -81,6 +87,79 @@ def test_leftovers_of_a_tree_that_ended_well_are_killed(tmp_path: Path) -> None:
     end = run(script(tmp_path, body), tmp_path, "t4", lambda _: None)
     assert end.returncode == 0
     assert find_tagged("t4") == []
+
+
+def test_stopped_processes_die_too(tmp_path: Path) -> None:
+    body = """
+        import os, signal, subprocess, sys, time
+        child = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+        subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+        time.sleep(1)
+        open("up", "w").close()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    """
+    end = run(script(tmp_path, body), tmp_path, "t6", up(tmp_path), grace_s=0.2)
+    assert end.returncode == -9
+    assert find_tagged("t6") == []
+
+
+def test_an_orphan_without_our_mark_is_found_by_its_session(tmp_path: Path) -> None:
+    # Its parent is gone, and the environment that it started with is empty.
+    body = """
+        import os, subprocess, sys, time
+        if os.fork() == 0:
+            pid = os.fork()
+            if pid == 0:
+                os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(300)"], {})
+            open("orphan", "w").write(str(pid))
+            os._exit(0)
+        os.wait()
+        time.sleep(0.5)
+    """
+    end = run(script(tmp_path, body), tmp_path, "t7", lambda _: None)
+    assert end.returncode == 0
+    assert not psutil.pid_exists(int((tmp_path / "orphan").read_text()))
+
+
+def test_a_child_that_is_older_than_the_tree_keeps_its_status(tmp_path: Path) -> None:
+    older = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+    died: list[float] = []
+
+    def kill_it(seconds: float) -> None:
+        if not died:
+            older.kill()
+            died.append(seconds)
+
+    run(script(tmp_path, "import time; time.sleep(1)"), tmp_path, "t8", kill_it)
+    assert died
+    assert older.wait(5) == -9, "reaped by somebody else it would be 0"
+
+
+def test_a_child_of_ours_that_is_not_of_the_tree_lives_on(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+    run(script(tmp_path, ""), tmp_path, "t9", lambda _: None)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_found_by_any_variable(tmp_path: Path) -> None:
+    env = {**os.environ, TAG: "t10", "AUTOTUNE_RUN_ID": "/some/run"}
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env=env)
+    try:
+        assert [p.pid for p in find_tagged("/some/run", "AUTOTUNE_RUN_ID")] == [child.pid]
+        assert find_tagged("/some", "AUTOTUNE_RUN_ID") == []
+        assert [p.pid for p in find_tagged("t10")] == [child.pid]
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_rank_whose_starter_is_gone_leaves_at_once(tmp_path: Path) -> None:
+    env = {**os.environ, "AUTOTUNE_PARENT_PID": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    for module in ("autotune.worker", "autotune.worker.agent"):
+        end = subprocess.run([sys.executable, "-m", module, str(tmp_path)], env=env, capture_output=True, check=False)
+        assert (end.returncode, end.stdout, end.stderr) == (1, b"", b""), "else it would miss its spec.json and say so"
 
 
 def test_waiting_does_not_spin(tmp_path: Path) -> None:

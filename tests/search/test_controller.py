@@ -322,12 +322,35 @@ def test_projection_that_is_the_baseline_is_said(tmp_path):
     assert any("best.yaml alone is the baseline" in note for note in summary.notes)
 
 
-def test_best_finalist_that_fails_is_unconfirmed(tmp_path):
+def test_a_best_finalist_that_fails_is_replaced_by_the_runner_up(tmp_path):
+    broken = []
+
+    def fails(spec):
+        if spec.role == "finalist" and spec.patches and not broken:
+            broken.append(key_of(spec.params))
+        return Outcome.CRASH if spec.role == "finalist" and key_of(spec.params) in broken else None
+
+    summary, trainer, plan = run(tmp_path, trainer_args={"fails": fails}, budget_s=700.0)
+    best = {f.name: f for f in summary.verdict.finalists}
+    assert summary.verdict.status == "gain"
+    assert summary.verdict.n_blocks >= 3
+    assert key_of(best["best"].params) not in broken
+    assert sum(key_of(s.params) in broken for s in roles(trainer, "finalist")) == 1
+    assert read_json(plan.run_dir.trial(summary.best_number).result, TrialResult).params == best["best"].params
+    assert any("runner-up" in note and "it was crash" in note for note in summary.notes)
+
+
+def test_when_the_runner_up_fails_too_nothing_is_claimed(tmp_path):
     def fails(spec):
         return Outcome.CRASH if spec.role == "finalist" and spec.patches else None
 
-    summary, _, _ = run(tmp_path, trainer_args={"fails": fails})
+    space = FakeSpace(domain={"torch_threads": (1, 2), "workers": (0, 1, 2)})  # every gain needs a patch
+    summary, trainer, _ = run(tmp_path, space=space, trainer_args={"fails": fails}, budget_s=700.0)
     assert summary.verdict.status == "unconfirmed"
+    assert "failed when it ran again" in summary.verdict.sentence
+    failed = {key_of(s.params) for s in roles(trainer, "finalist") if s.patches}
+    assert len(failed) == 2
+    assert sum(bool(s.patches) for s in roles(trainer, "finalist")) == 2
 
 
 @pytest.mark.parametrize(("strategy", "objective"), [("tpe", "images_per_s"), ("random", "job_time")])

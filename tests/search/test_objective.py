@@ -34,6 +34,13 @@ def test_what_was_found_warm_costs_its_cold_price():
     assert (terms["compile_s"], terms["cache_build_s"]) == (60.0, 4.0)
 
 
+def test_a_warm_trial_starts_as_slowly_as_the_job_will():
+    quick = {"import": 0.01, "build": 0.4, "first_step": 1.5}
+    warm = result(warm=True, phases_s=quick)
+    assert job_terms(warm, result())["start_s"] == 3.0 + 2.0 + (1.5 - 0.5), "the first step is its own"
+    assert job_terms(result(phases_s=quick), result())["start_s"] == 0.01 + 0.4 + (1.5 - 0.5)
+
+
 def test_a_dead_trial_has_no_job_time():
     dead = with_job(result(outcome=Outcome.CRASH, images_per_s=None, phases_s={}, job={}), result())
     assert dead.job_s is None

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from search_world import BASELINE
 
 from autotune.contract import Outcome, SegmentSettings, TrialResult
@@ -26,6 +28,13 @@ def test_launch_and_segment_are_learned_from_whole_trials():
     model.learn(BASELINE, result(BASELINE, 5.0, Outcome.PRUNED))
     price = model.price(BASELINE, SEGMENT)
     assert (price.launch_s, price.segment_s, price.total_s) == (4.0, 18.0, 22.0)
+
+
+def test_a_warm_start_is_not_what_a_cold_one_costs():
+    model, quick = PriceModel(), {"import": 0.01, "build": 0.4}
+    model.learn(BASELINE, replace(result(BASELINE, 16.41, **quick), warm=True))
+    assert model.price(BASELINE, SEGMENT).launch_s == LAUNCH_S, "finalists start cold"
+    assert model.price(BASELINE, SEGMENT).segment_s == 16.0
 
 
 def test_a_large_batch_pays_for_its_least_number_of_steps():

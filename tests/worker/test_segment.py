@@ -134,3 +134,124 @@ def test_interval_needs_five_steps() -> None:
     assert rate is not None
     assert rate.half_width_frac is None
     assert steps.throughput(7) is None
+
+
+def test_the_states_in_order() -> None:
+    segment = Segment(SETTINGS)
+    seen = [
+        segment.step(end_s=0.25 * i, wait_s=0.0, step_s=0.25, images=16).value
+        if i > 8
+        else segment.step(end_s=0.25 * i, wait_s=0.0, step_s=2.0 * 0.5**i, images=16).value
+        for i in range(60)
+    ]
+    order = [state for state, _ in itertools.groupby(seen)]
+    assert order == ["warmup", "steady", "measuring", "done"]
+
+
+def test_a_recompile_in_the_window_voids_it() -> None:
+    segment = Segment(SETTINGS, queue=8)
+    steps = [*[40.0], *[0.25] * 19, *[30.0], *[0.25] * 200]
+    compiles = [1] * 20 + [2] * 201
+    t = 0.0
+    for s, c in zip(steps, compiles, strict=True):
+        t += s
+        if segment.step(end_s=t, wait_s=0.0, step_s=s, images=16, ready=8, compiles=c) is State.DONE:
+            break
+    assert segment.state is State.DONE
+    assert segment.n_restarts == 1
+    assert segment.steady is True
+    assert segment.measured_from is not None
+    assert segment.measured_from >= 21 + SETTINGS.warmup_steps, "the minimum begins again after the compile"
+    rate = segment.steps.throughput(segment.measured_from)
+    assert rate is not None
+    assert rate.images_per_s == pytest.approx(16 / 0.25)
+
+
+def test_a_setting_that_goes_on_compiling_is_measured_with_it_and_not_steady() -> None:
+    segment = Segment(SETTINGS)
+    t = 0.0
+    for i in range(500):
+        s = 2.0 if i % 20 == 0 else 0.25
+        t += s
+        if segment.step(end_s=t, wait_s=0.0, step_s=s, images=16, compiles=1 + i // 20) is State.DONE:
+            break
+    assert segment.state is State.DONE
+    assert segment.steady is False
+
+
+def test_the_window_holds_the_loaders_queue_once() -> None:
+    segment = Segment(SETTINGS, queue=64)
+    drive(segment, itertools.repeat(0.25, 1000))
+    assert segment.measured_from is not None
+    assert len(segment.steps.end_s) - segment.measured_from >= 64
+
+
+def test_a_slow_machine_is_cut_at_the_caps() -> None:
+    segment = Segment(SETTINGS, queue=64, buffer_steps=1000)
+    drive(segment, itertools.repeat(4.0, 1000))
+    assert segment.steps.end_s[-1] <= 4.0 + 20.0 + 30.0 + 2 * 4.0
+
+
+def test_a_half_drained_queue_is_not_yet_drained() -> None:
+    segment = Segment(SETTINGS, queue=16)
+    drive(segment, itertools.repeat(0.5, 25), itertools.repeat(8))
+    assert segment.state is State.WARMUP
+    drive(segment, itertools.repeat(0.5, 7), itertools.repeat(8))
+    assert segment.state is State.MEASURING, "twice the queue is enough in any case"
+
+
+def columns(seconds: list[float], cycle: int = 0) -> StepColumns:
+    n = len(seconds)
+    return StepColumns(
+        end_s=list(itertools.accumulate(seconds)),
+        wait_s=[0.0] * n,
+        step_s=seconds,
+        images=[10] * n,
+        ready=[0] * n,
+        optimizer_s=[0.1 * (i % cycle == cycle - 1) for i in range(n)] if cycle else [],
+    )
+
+
+def test_halves_that_differ() -> None:
+    jitter = [0.0, 0.002, -0.002, 0.001, -0.001]
+    slow = columns([0.5, *[0.1 + j for j in jitter * 4], *[0.105 + j for j in jitter * 4]])
+    assert slow.halves_differ(1) == pytest.approx(0.05)
+    fast = columns([0.5, *[0.1 + j for j in jitter * 4], *[0.095 + j for j in jitter * 4]])
+    assert fast.halves_differ(1) == pytest.approx(-0.05)
+
+
+def test_halves_that_do_not_differ() -> None:
+    jitter = [0.0, 0.03, -0.03, 0.01, -0.02]
+    assert columns([0.5, *[0.1] * 20, *[0.101] * 20]).halves_differ(1) is None, "1 % is no difference"
+    noisy = [0.1 + 0.04 * ((-1) ** (i // 3)) for i in range(20)]
+    assert columns([0.5, *noisy, *[s * 1.05 for s in reversed(noisy)]]).halves_differ(1) is None, "not significant"
+    assert columns([0.5, *[0.1 + j for j in jitter]]).halves_differ(1) is None, "too short to tell"
+    assert columns([0.1] * 30).halves_differ(0) is None, "the step before the window starts its clock"
+
+
+def test_halves_hold_equally_many_optimizer_steps() -> None:
+    # Three cycles of eight: cut in the middle, one half would hold one optimizer step and the other two.
+    steps = [0.5, *[0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2] * 3]
+    cycles = columns(steps)
+    cycles.optimizer_s.extend([0.0, *[0.0] * 7, 0.1, *[0.0] * 7, 0.1, *[0.0] * 7, 0.1])
+    assert cycles.halves_differ(1) is None
+
+
+def test_a_drift_extends_the_window_once() -> None:
+    settings = SegmentSettings(
+        warmup_steps=6,
+        warmup_s=1.0,
+        warmup_cap_s=20.0,
+        measure_s=5.0,
+        measure_steps=10,
+        measure_cap_s=30.0,
+        ci_target_frac=0.5,
+    )
+    steady, drifting = Segment(settings), Segment(settings)
+    drive(steady, itertools.repeat(0.1, 1000))
+    # Eight per cent slower from the middle of the first five seconds on.
+    drive(drifting, itertools.chain(itertools.repeat(0.1, 37), itertools.repeat(0.108, 1000)))
+    for segment, seconds in ((steady, 5.0), (drifting, 10.0)):
+        assert segment.measured_from is not None
+        window = segment.steps.end_s[-1] - segment.steps.end_s[segment.measured_from - 1]
+        assert window == pytest.approx(seconds, abs=0.2)

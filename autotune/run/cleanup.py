@@ -1,0 +1,95 @@
+"""What does a dead trial leave behind on this machine, and how is it removed? Only what is provably nobody's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from autotune.contract import TrialDir
+
+log = logging.getLogger(__name__)
+
+SHM = Path("/dev/shm")
+OURS = re.compile(r"torch_(?P<pid>\d+)_.*|sem\.mp-.*|psm_.*|nccl-.*")
+"""Tensors of torch's strategy file_system, semaphores and blocks of multiprocessing, NCCL's buffers (KNOBS 5.3)."""
+MIN_FREE_BYTES = 1 << 16
+"""A file system with less is full: log and record need a few blocks."""
+
+
+def list_shared_memory(root: Path = SHM) -> frozenset[str]:
+    """Names in shared memory; taken before a trial starts, they tell later what is new."""
+    with contextlib.suppress(OSError):
+        return frozenset(path.name for path in root.iterdir())
+    return frozenset()
+
+
+def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]:
+    """Remove what trials leave in shared memory and no living process uses; call it when the tree is dead.
+
+    Args:
+        before: names that were there before the trial, and are not its own.
+        root: the folder; a test's own in place of /dev/shm.
+
+    Returns:
+        The names removed: ours by name and owner, newer than the trial, mapped or open in no process.
+    """
+    new = [root / name for name in sorted(list_shared_memory(root) - frozenset(before)) if _may_be_ours(root / name)]
+    if not new:
+        return []  # nearly always: the look into every process below is not cheap
+    used = set(_used_files(root))
+    removed = []
+    for path in new:
+        if str(path) not in used:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path.name)
+    if removed:
+        log.info("removed from %s: %s", root, ", ".join(removed))
+    return removed
+
+
+def remove_private_folders(directory: TrialDir, tmp: Path) -> None:
+    """The trial's TMPDIR and the folder that YOLO writes to."""
+    for folder in (tmp, directory.path / "yolo"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def disk_full(folder: Path) -> str | None:
+    """The line that says so when the file system of this folder has no room left, else None."""
+    free = shutil.disk_usage(folder).free
+    return f"No space left on device: {folder} has {free} bytes free" if free < MIN_FREE_BYTES else None
+
+
+def _may_be_ours(path: Path) -> bool:
+    """The name is of the right kind, the file is this user's, and the process in its name, if any, is dead."""
+    name = OURS.fullmatch(path.name)
+    if not name:
+        return False
+    pid = name["pid"]
+    with contextlib.suppress(OSError):
+        return path.lstat().st_uid == os.geteuid() and not (pid and Path("/proc", pid).exists())
+    return False
+
+
+def _used_files(root: Path) -> Iterator[str]:
+    """Files under root that any process has mapped or open, as far as we may look."""
+    prefix = f"{root.resolve()}/"
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            for line in (process / "maps").read_text("utf-8", "replace").splitlines():
+                _, found, name = line.partition(prefix)
+                if found:
+                    yield f"{root}/{name}"
+        with contextlib.suppress(OSError):
+            for fd in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    target = str(fd.readlink())
+                    if target.startswith(prefix):
+                        yield f"{root}/{target[len(prefix) :]}"

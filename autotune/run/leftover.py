@@ -1,0 +1,54 @@
+"""What is left of a search that was killed? Its processes, found by the run's tag, and half-written files."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from autotune.contract import RunDir
+from autotune.run.launch import RUN_TAG
+from autotune.run.supervise import find_tagged
+
+KILL_S: Final = 15.0
+"""A process in an uninterruptible wait may take this long to go."""
+
+
+def kill_leftovers(folder: Path) -> int:
+    """SIGKILL every process that carries the tag of this run folder, until none is left.
+
+    Returns:
+        How many there were.
+    """
+    deadline = time.monotonic() + KILL_S
+    seen: set[int] = set()
+    while True:
+        alive = [p for p in find_tagged(str(folder.resolve()), RUN_TAG) if _runs(p)]
+        for process in alive:
+            seen.add(process.pid)
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                process.kill()
+        if not alive or time.monotonic() > deadline:
+            return len(seen)
+        time.sleep(0.05)
+
+
+def sweep_files(run_dir: RunDir) -> None:
+    """Remove what a kill -9 left half-written: temporary names, and private folders of trials that did not end."""
+    for pattern in (".*.tmp", "trials/*/.*.tmp", ".best.*", "trials/*/tmp", "trials/*/yolo"):
+        for path in run_dir.path.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

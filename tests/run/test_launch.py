@@ -1,0 +1,77 @@
+"""Command and environment of a trial."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.contract import TrialDir
+from autotune.run.launch import LONGEST_TMPDIR, RUN_TAG, TAG, argv, environment, private_tmp
+from tests.run.trials import spec
+
+
+def test_one_rank_is_this_python_and_several_are_torchrun(tmp_path: Path) -> None:
+    directory = TrialDir(tmp_path / "run" / "trials" / "0001")
+    worker = ["-m", "autotune.worker", str(directory.path)]
+    assert argv(spec("demo"), directory) == [sys.executable, *worker]
+    assert argv(replace(spec("demo"), n_ranks=2), directory) == [
+        *(sys.executable, "-m", "autotune.worker.agent"),
+        *("--standalone", "--nproc-per-node", "2", "--max-restarts", "0"),
+        *worker,
+    ]
+
+
+def test_a_launchers_leftovers_are_not_inherited(tmp_path: Path) -> None:
+    left = {
+        "RANK": "3",
+        "LOCAL_RANK": "3",
+        "WORLD_SIZE": "8",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "29500",
+        "TORCHELASTIC_RUN_ID": "x",
+        "PET_NPROC_PER_NODE": "8",
+        "GROUP_WORLD_SIZE": "2",
+    }
+    env = environment(spec("demo"), TrialDir(tmp_path / "t"), "tag", {**left, "HOME": "/home/me"})
+    assert not set(left) & set(env)
+    assert env["HOME"] == "/home/me"
+
+
+def test_marks_of_the_trial_and_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    env = environment(spec("demo"), TrialDir(tmp_path / "link" / "run" / "trials" / "0001"), "abc", {})
+    assert env[TAG] == "abc"
+    assert env[RUN_TAG] == str(tmp_path / "real" / "run")
+    assert env["AUTOTUNE_PARENT_PID"] == str(os.getpid())
+
+
+def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves(tmp_path: Path) -> None:
+    near, far = TrialDir(Path("/x/run/trials/0001")), TrialDir(tmp_path / ("long" * 20) / "0001")
+    assert private_tmp(near, "abc") == Path("/x/run/trials/0001/tmp")
+    assert len(str(private_tmp(far, "0123456789abcdef"))) <= LONGEST_TMPDIR
+    assert private_tmp(far, "0123456789abcdef").name == "autotune-0123456789ab"
+
+
+def test_gloo_ranks_of_one_machine_need_no_network(tmp_path: Path) -> None:
+    several = replace(spec("demo"), n_ranks=2)
+    assert environment(several, TrialDir(tmp_path / "t"), "abc", {})["GLOO_SOCKET_IFNAME"] == "lo"
+    mine = {"GLOO_SOCKET_IFNAME": "eth7"}
+    assert environment(several, TrialDir(tmp_path / "t"), "abc", mine)["GLOO_SOCKET_IFNAME"] == "eth7"
+
+
+@pytest.mark.parametrize(
+    ("shell", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": ""}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")]
+)
+def test_torch_is_loaded_with_the_threads_that_ultralytics_gives_it(
+    tmp_path: Path, shell: dict[str, str], threads: str
+) -> None:
+    # Plain YOLO imports ultralytics first, which sets 1 before torch is loaded; the worker imports torch first.
+    directory = TrialDir(tmp_path / "t")
+    assert environment(spec("none"), directory, "tag", shell)["OMP_NUM_THREADS"] == threads
+    tuned = spec("none", env={"OMP_NUM_THREADS": "4"})
+    assert environment(tuned, directory, "tag", shell)["OMP_NUM_THREADS"] == "4"

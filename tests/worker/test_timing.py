@@ -1,0 +1,173 @@
+"""Do 50 ms in one part of a real training step show in that part, and nowhere else?"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from autotune.contract import PARTS, StepColumns
+from autotune.worker.timing import HostStamp, StepClock
+from tests.worker.trainers import DELAY_S, DelayedTrainer, RangesTrainer, train
+
+INJECTED = ("wait", "prepare", "forward", "backward", "optimizer")
+EACH = tuple(x for part in INJECTED for x in (None, part))
+
+
+def parts_of(steps: StepColumns) -> dict[str, list[float]]:
+    parts = {part.removesuffix("_s"): getattr(steps, part) for part in PARTS}
+    assert {len(column) for column in parts.values()} == {len(steps.step_s)}
+    return parts | {"rest": [s - sum(p) for s, *p in zip(steps.step_s, *parts.values(), strict=True)]}
+
+
+def moved(steps: StepColumns, schedule: tuple[str | None, ...], where: str) -> dict[str, float]:
+    """Median seconds by which a part of a delayed step exceeds the mean of its undelayed neighbours'."""
+    n = len(steps.step_s)
+    delayed = [i for i in range(5, n - 1) if schedule[i % len(schedule)] == where]
+    assert len(delayed) >= 10
+    return {
+        part: median(column[i] - (column[i - 1] + column[i + 1]) / 2 for i in delayed)
+        for part, column in parts_of(steps).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def delayed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> StepColumns:
+    stock = type("D", (DelayedTrainer,), {"schedule": EACH})
+    return train(tmp_path_factory.mktemp("delays"), tiny, 15 * len(EACH), stock)[0].segment.steps
+
+
+@pytest.mark.parametrize("where", INJECTED)
+def test_a_delay_moves_its_own_part_only(delayed: StepColumns, where: str) -> None:
+    seconds = moved(delayed, EACH, where)
+    assert seconds.pop(where) == pytest.approx(DELAY_S, rel=0.1)
+    assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+
+
+def test_a_delay_in_a_loader_worker_is_wait(tiny: Path, tmp_path: Path) -> None:
+    # The worker needs longer for any batch than the step does, so that its queue is empty and hides nothing.
+    schedule = (None, "wait")
+    stock = type("D", (DelayedTrainer,), {"schedule": schedule, "loader_base_s": 0.08})
+    recorder, _ = train(tmp_path, tiny, 36, stock, patches={"workers": 1, "prefetch_factor": 2})
+    seconds = moved(recorder.segment.steps, schedule, "wait")
+    assert seconds.pop("wait") == pytest.approx(DELAY_S, rel=0.1)
+    assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+
+
+def test_agrees_with_the_profiler(tiny: Path, tmp_path: Path) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        recorder, _ = train(tmp_path, tiny, 12, RangesTrainer, imgsz=256, batch=8, nbs=8)
+    events = profiler.events()
+    assert events is not None
+    steps = recorder.segment.steps
+    parts = parts_of(steps)
+
+    def ranges(name: str) -> list[tuple[float, float]]:
+        found = [(e.time_range.start / 1e6, e.time_range.end / 1e6) for e in events if e.name == name]
+        return sorted(found)[: len(steps.step_s)]
+
+    forward, optimizer = ranges("test forward"), ranges("test optimizer")
+    assert len(forward) == len(optimizer) == len(steps.step_s)
+    # Backward has no range of ours in it: autograd's own events between the forward pass and the optimizer.
+    engine = [
+        (e.time_range.start / 1e6, e.time_range.end / 1e6)
+        for e in events
+        if e.name.startswith("autograd::engine::evaluate_function")
+    ]
+    backward = []
+    for (_, began), (ended, _) in zip(forward, optimizer, strict=True):
+        own = [(a, b) for a, b in engine if began <= a < ended]
+        backward.append((min(a for a, _ in own), max(b for _, b in own)))
+    for name, spans in {"forward": forward, "backward": backward, "optimizer": optimizer}.items():
+        ours, theirs = sum(parts[name][2:]), sum(b - a for a, b in spans[2:])
+        assert ours == pytest.approx(theirs, rel=0.1), name
+    assert sum(parts["rest"][2:]) <= 0.1 * sum(steps.step_s[2:])
+
+
+def test_a_border_that_a_version_lacks_falls_into_rest() -> None:
+    columns = StepColumns()
+    clock = StepClock(columns, HostStamp)
+    clock.follow_backward(SimpleNamespace())  # no scale() to follow: the end of forward is unknown
+    clock.batch_start()
+    with clock.part("prepare_s"):
+        pass
+    clock.begin("forward_s")
+    with clock.part("optimizer_s"):
+        pass
+    clock.batch_end()
+    clock.finish()
+    assert columns.forward_s == columns.backward_s == [0.0]
+    assert columns.prepare_s[0] > 0
+    assert columns.optimizer_s[0] > 0
+
+
+class FakeDeviceStamp:
+    """A device that is always behind the host: a moment comes when the test says so, or when somebody waits."""
+
+    n = 0
+    reached = 0
+    waited = 0
+
+    def __init__(self) -> None:
+        FakeDeviceStamp.n += 1
+        self.at = FakeDeviceStamp.n
+
+    def past(self) -> bool:
+        return self.at <= FakeDeviceStamp.reached
+
+    def wait(self) -> None:
+        FakeDeviceStamp.waited += 1
+        FakeDeviceStamp.reached = max(self.at, FakeDeviceStamp.reached)
+
+    def since(self, earlier: FakeDeviceStamp) -> float:
+        assert self.past()
+        assert earlier.past()
+        return float(self.at - earlier.at)
+
+
+def test_events_are_read_late_and_never_waited_for_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("n", "reached", "waited"):
+        monkeypatch.setattr(FakeDeviceStamp, name, 0)
+    columns = StepColumns()
+    clock = StepClock(columns, FakeDeviceStamp)
+    for _ in range(5):
+        clock.batch_start()
+        with clock.part("prepare_s"):
+            pass
+        clock.batch_end()
+    assert columns.prepare_s == [], "nothing has passed on the device"
+    FakeDeviceStamp.reached = 6
+    clock.batch_end()
+    assert columns.prepare_s == [1.0, 1.0, 1.0]
+    FakeDeviceStamp.reached = 100
+    clock.batch_end()
+    assert len(columns.prepare_s) == 5, "two steps stay unread"
+    assert FakeDeviceStamp.waited == 0
+    clock.finish()
+    assert columns.prepare_s == [1.0] * 5 + [0.0] * 2
+    assert FakeDeviceStamp.waited == 0, "the last steps recorded nothing"
+
+
+def test_backward_of_a_scaled_loss_is_followed_and_left_as_it_was() -> None:
+    columns = StepColumns()
+    clock = StepClock(columns, HostStamp)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    clock.follow_backward(scaler)
+    weight = torch.ones(3, requires_grad=True)
+    loss = (weight * 2).sum()
+    clock.begin("forward_s")
+    pause = threading.Event()
+    weight.register_hook(lambda g: g if pause.wait(0.02) else g * 1)
+    scaled = scaler.scale(loss)
+    scaled.backward()
+    clock.batch_end()
+    clock.finish()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [2.0] * 3
+    assert columns.backward_s[0] >= 0.02
+    assert columns.forward_s[0] > 0
+    assert "backward" not in vars(scaled)
