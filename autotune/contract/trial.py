@@ -104,6 +104,8 @@ class RankRecord:
     """import, build, cache, first_step, warmup, measure."""
     error: dict[str, str] | None = None
     """type, message, traceback of what ended it."""
+    ended_s: float | None = None
+    """time.monotonic() at the end: tells which of several ranks failed first."""
 
 
 JOB_TERMS: Final = (

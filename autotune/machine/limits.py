@@ -1,4 +1,4 @@
-"""How many cores and how much memory does this container leave us? (cgroup v1 and v2)"""
+"""How many cores and how much memory does this container leave us, and has it run out? (cgroup v1 and v2)"""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def cgroup_memory_bytes(root: Path = Path("/")) -> int | None:
         if text.isdecimal() and int(text) < 2**60:
             limits.append(int(text))
     return min(limits, default=None)
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel has killed so far because memory ran out.
+
+    Of our own cgroup where it counts them (v2 memory.events with all groups below, v1 memory.oom_control; both also
+    count the victims of a machine-wide shortage), else of the whole machine (/proc/vmstat). Two readings tell whether
+    a process that got SIGKILL in between may have been one of them.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    files = [folder / name for folder in _folders(root, "memory") for name in ("memory.events", "memory.oom_control")]
+    for path in (*files, root / "proc/vmstat"):
+        for line in _read(path).splitlines():
+            key, _, value = line.partition(" ")
+            if key == "oom_kill" and value.isdecimal():
+                return int(value)
+    return 0
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:

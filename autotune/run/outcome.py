@@ -1,31 +1,30 @@
-"""Which outcome is this? From the rank's own record first, then the log, then the exit status."""
+"""Which outcome is this? From the ranks' own records first, then the log, then the exit status."""
 
 from __future__ import annotations
 
+import math
+import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.contract import Outcome, RankRecord, TrialSpec
+from autotune.run.signals import OOM_KILLED, SIGNALS
+from autotune.run.signs import BENIGN, SIGNS, Sign
 from autotune.run.supervise import Exit
 
-OOM_SIGNS = (
-    "out of memory",
-    "OutOfMemoryError",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "Cannot allocate memory",
-    "MemoryError",
-)
-"""KNOBS 5.1: the first six on CUDA (the backend ones are memory in disguise), the others on the host."""
-SHM_SIGNS = ("out of shared memory", "No space left on device: '/dev/shm", "Bus error")
-INVALID_TYPES = ("SyntaxError", "ValueError", "TypeError", "KeyError", "AssertionError", "NotImplementedError")
-"""Raised before the first step they are YOLO refusing its arguments."""
 UNSTABLE_FRAC = 0.10
 """A 95 % interval wider than this on either side is shown as unstable: it could not rank configurations 15 % apart."""
+LINE_CHARS = 300
+"""The longest line shown to the user."""
+EXCEPTION = re.compile(r"^(\[rank\d+\]:\s*)?([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt|Exit|Failed)\b")
+"""How a traceback ends."""
+FAILED_RANK = re.compile(
+    r"^\s*rank\s*:\s*(\d+) \(local_rank: \d+\)\s*$\s*^\s*exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)", re.MULTILINE
+)
+"""One failure in torchrun's ChildFailedError."""
+ENDED_BY_AGENT = re.compile(r"Sending process (\d+) closing signal")
+"""Torchrun's agent ends the ranks that are left once one has failed (KNOBS 5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,41 +36,42 @@ class Judgement:
     hint: str | None = None
 
 
-def classify(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log_tail: Sequence[str]) -> Judgement:
+def classify(
+    spec: TrialSpec,
+    records: Sequence[RankRecord],
+    end: Exit,
+    log_tail: Sequence[str],
+    *,
+    oom_killed: bool = False,
+) -> Judgement:
     """Judge one finished process tree.
+
+    With a good record of every rank nothing else counts: not the exit status, not what stands in the log.
 
     Args:
         spec: what was asked.
         records: of the ranks that could write one, in order of rank.
         end: how the process ended.
-        log_tail: last lines of its log.
+        log_tail: last lines of its log; a few hundred, because torchrun's own report is long.
+        oom_killed: the kernel killed some process for want of memory meanwhile (machine.limits.oom_kills).
     """
-    record = next((r for r in records if r.status == "failed"), records[0] if records else None)
-    if record is None:
-        return _without_record(end, log_tail)
-    if record.status == "failed":
-        return _failed(record)
-    if record.status == "stopped":
+    if len(records) < spec.n_ranks or any(r.status == "failed" for r in records):
+        return _dead(spec, records, end, log_tail, oom_killed)
+    if any(r.status == "stopped" for r in records):
         return Judgement(Outcome.PRUNED)
     if spec.trace_steps:
         return Judgement(Outcome.INTERRUPTED, "traced, and ended before anything was measured")
-    wrong = mismatches(spec, record)
+    wrong = dict.fromkeys(m for record in records for m in mismatches(spec, record))
     if wrong:
         return Judgement(
             Outcome.MISMATCH,
             "; ".join(f"asked {knob}={asked}, got {got}" for knob, asked, got in wrong),
             "what really ran is kept as a configuration of its own",
         )
-    rate = record.steps.throughput(record.measured_from) if record.measured_from else None
-    if rate is None:
-        return Judgement(Outcome.CRASH, "the record holds no measured window", "the trial's log.txt has the details")
-    if rate.half_width_frac is None:
-        few = f"only {rate.n_steps} steps fitted into the window, too few for an interval"
-        return Judgement(Outcome.UNSTABLE, few, "a longer budget gives longer windows")
-    if rate.half_width_frac > UNSTABLE_FRAC:
-        wide = f"throughput is uncertain by +-{rate.half_width_frac:.0%}"
-        return Judgement(Outcome.UNSTABLE, wide, "something else uses this machine, or the loader stalls")
-    return Judgement(Outcome.OK)
+    if len({r.effective.get("params") for r in records}) > 1:
+        apart = "the ranks' parameters differ: their gradients are not reduced together"
+        return Judgement(Outcome.CRASH, apart, "a setting of DDP breaks this training; do not use it")
+    return _measured(records[0])
 
 
 def mismatches(spec: TrialSpec, record: RankRecord) -> list[tuple[str, object, object]]:
@@ -88,43 +88,127 @@ def same_value(a: object, b: object) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-def is_oom(text: str) -> bool:
-    """True when this error text means that memory, of the device or of the host, ran out."""
-    return any(sign in text for sign in OOM_SIGNS)
+def find_sign(lines: Sequence[str], *, stepped: bool, secondary: bool = False) -> tuple[str, str] | None:
+    """The first sign of the table, in its order, that one of the lines carries: (its name, the line).
+
+    Args:
+        lines: of a log without its benign lines, or of an error record.
+        stepped: a step was finished, or nobody knows.
+        secondary: look for the signs of a failure elsewhere instead.
+    """
+    for name, sign in SIGNS.items():
+        if sign.secondary is secondary and not (sign.before_steps and stepped):
+            # Four spaces in front: source lines that a traceback quotes.
+            found = [line.strip() for line in lines if not line.startswith("    ") and sign.matches(line)]
+            if found:
+                return name, next((line for line in reversed(found) if EXCEPTION.match(line)), found[0])
+    return None
 
 
-def _failed(record: RankRecord) -> Judgement:
-    error = record.error or {"type": "unknown", "message": "", "traceback": ""}
-    message = " ".join(error["message"].split())
-    line = f"{error['type']}: {message}"[:300]
-    if is_oom(f"{error['type']}: {error['message']}"):
-        return Judgement(Outcome.OOM, line, "a smaller batch_per_gpu fits")
-    if any(sign in error["message"] for sign in SHM_SIGNS):
-        return Judgement(Outcome.OOM, line, "shared memory is full: start the container with a larger --shm-size")
-    if error["type"] == "FloatingPointError":
-        return Judgement(Outcome.CRASH, line, "the training diverged: check lr0, the labels, or amp=False")
-    if not record.steps.end_s and error["type"] in INVALID_TYPES:
-        return Judgement(Outcome.INVALID, line, "YOLO refuses these arguments")
-    return Judgement(Outcome.CRASH, line, "the trial's log.txt has the traceback")
+def _measured(record: RankRecord) -> Judgement:
+    rate = record.steps.throughput(record.measured_from) if record.measured_from else None
+    if rate is None:
+        return Judgement(Outcome.CRASH, "the record holds no measured window", "the trial's log.txt has the details")
+    if rate.half_width_frac is None:
+        few = f"only {rate.n_steps} steps fitted into the window, too few for an interval"
+        return Judgement(Outcome.UNSTABLE, few, "a longer budget gives longer windows")
+    drift = record.steps.halves_differ(record.measured_from or 0)
+    if drift is not None:
+        slower = (
+            f"the second half of the window was {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than the first"
+        )
+        return Judgement(Outcome.UNSTABLE, slower, "the clock, the heat or another program changed meanwhile")
+    if rate.half_width_frac > UNSTABLE_FRAC:
+        wide = f"throughput is uncertain by +-{rate.half_width_frac:.0%}"
+        return Judgement(Outcome.UNSTABLE, wide, "something else uses this machine, or the loader stalls")
+    return Judgement(Outcome.OK)
 
 
-def _without_record(end: Exit, log_tail: Sequence[str]) -> Judgement:
+def _dead(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log: Sequence[str], oom_killed: bool) -> Judgement:
+    """The first of: a record that names a cause, our own kill, the log, a signal, a record that blames others."""
+    failed = sorted((r for r in records if r.status == "failed"), key=lambda r: (_ended(r), r.rank))
+    blaming_others = None
+    raw, log = log, [line for line in log if not any(re.search(p, line) for p in BENIGN)]
+    for record in failed:
+        lines, stepped = _words(record), bool(record.steps.end_s)
+        found = find_sign(lines, stepped=stepped)
+        if found is None and find_sign(lines, stepped=stepped, secondary=True):
+            blaming_others = blaming_others or record
+            continue
+        if found and found[0] == "loader_worker" and oom_killed:
+            return _told(OOM_KILLED, found[1], _who(spec, record))
+        if found and SIGNS[found[0]].says:
+            return _told(SIGNS[found[0]], found[1], _who(spec, record))
+        line = f"{_who(spec, record)}{' '.join(' '.join(lines).split())}"[:LINE_CHARS]
+        if found:
+            return Judgement(SIGNS[found[0]].outcome, line, SIGNS[found[0]].hint)
+        return Judgement(Outcome.CRASH, line, "the trial's log.txt has the traceback")
     if end.reason:
+        stuck = [line for line in log if EXCEPTION.match(line)]
+        found = find_sign(stuck, stepped=True)
+        if found and SIGNS[found[0]].hangs:
+            return _told(SIGNS[found[0]], f"{found[1]}; then {end.reason}")
         hint = "the trial's log.txt shows how far it came; a longer --budget gives it more time"
         return Judgement(Outcome.TIMEOUT, end.reason, hint)
-    text = "\n".join(log_tail)
-    if is_oom(text):
-        return Judgement(Outcome.OOM, _last(log_tail), "a smaller batch_per_gpu fits")
-    if end.returncode == -9:
-        return Judgement(
-            Outcome.OOM, "killed by SIGKILL, as the kernel does when memory runs out", "fewer workers, or cache=False"
-        )
+    found = find_sign(log, stepped=True)
+    if found:
+        return _told(OOM_KILLED if found[0] == "loader_worker" and oom_killed else SIGNS[found[0]], found[1])
+    who, number = _signal(spec, records, end, raw)
+    if number == signal.SIGKILL and oom_killed:
+        return _told(OOM_KILLED, "", who)
+    if number in SIGNALS:
+        return _told(SIGNALS[number], "", who)
+    found = find_sign(_words(blaming_others) if blaming_others else log, stepped=True, secondary=True)
+    if found:
+        return _told(SIGNS[found[0]], found[1], _waiting(spec, records))
+    last = next((line for line in reversed(log) if EXCEPTION.match(line)), None) or _last(log)
     return Judgement(
         Outcome.CRASH,
-        f"exit status {end.returncode} without a record: {_last(log_tail)}",
+        f"exit status {end.returncode} without a record: {last.strip()}"[:LINE_CHARS],
         "the trial's log.txt has the details",
     )
 
 
-def _last(log_tail: Sequence[str]) -> str:
-    return next((line.strip() for line in reversed(log_tail) if line.strip()), "empty log")[:300]
+def _told(sign: Sign, evidence: str, who: str = "") -> Judgement:
+    line = f"{who}{sign.says}: {' '.join(evidence.split())}" if evidence else f"{who}{sign.says}"
+    return Judgement(sign.outcome, line[:LINE_CHARS], sign.hint)
+
+
+def _words(record: RankRecord) -> list[str]:
+    error = record.error or {"type": "unknown", "message": ""}
+    return f"{error['type']}: {error['message']}".splitlines()
+
+
+def _ended(record: RankRecord) -> float:
+    return math.inf if record.ended_s is None else record.ended_s
+
+
+def _who(spec: TrialSpec, record: RankRecord) -> str:
+    return f"rank {record.rank}: " if spec.n_ranks > 1 else ""
+
+
+def _waiting(spec: TrialSpec, records: Sequence[RankRecord]) -> str:
+    """The ranks that blame others, and the ones without a word: those are the ones to look at."""
+    silent = sorted(set(range(spec.n_ranks)) - {r.rank for r in records})
+    if spec.n_ranks == 1 or not silent:
+        return ""
+    return f"rank {', '.join(map(str, silent))} left no record; "
+
+
+def _signal(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log: Sequence[str]) -> tuple[str, int]:
+    """Who was ended by which signal (0: none): a rank without a record, as torchrun's agent reports it, or the root.
+
+    The agent itself exits with 1 whatever happened, and itself ends the ranks that are left.
+    """
+    recorded = {r.rank for r in records}
+    text = "\n".join(log)
+    by_agent = set(ENDED_BY_AGENT.findall(text))
+    for rank, code, pid in FAILED_RANK.findall(text):
+        if int(rank) not in recorded and int(code) < 0 and pid not in by_agent:
+            return f"rank {rank} was ", -int(code)
+    number = -end.returncode if end.returncode < 0 else end.returncode - 128  # a shell's way to tell a signal
+    return ("torchrun was " if spec.n_ranks > 1 and number > 0 else ""), max(number, 0)
+
+
+def _last(log: Sequence[str]) -> str:
+    return next((line for line in reversed(log) if line.strip()), "empty log")

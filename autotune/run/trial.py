@@ -12,6 +12,7 @@ from pathlib import Path
 
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
 from autotune.errors import FormatError, MachineError
+from autotune.machine.limits import oom_kills
 from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
 from autotune.run.launch import argv, environment
@@ -22,6 +23,8 @@ from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
 
 LOG_TAIL_LINES = 20
+CLASSIFIED_LINES = 400
+"""Torchrun's report and the tracebacks of many ranks end in hundreds of lines."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -56,7 +59,7 @@ def run_trial(
         stale.unlink(missing_ok=True)
     tag = uuid.uuid4().hex
     watcher = Watcher(spec, directory, watch)
-    shm, used = list_shared_memory(), used_memory(spec.gpus)
+    shm, used, kills = list_shared_memory(), used_memory(spec.gpus), oom_kills()
     try:
         env = environment(spec, directory, tag)
         log = None if to_screen else directory.log
@@ -76,13 +79,13 @@ def run_trial(
     for rank in range(spec.n_ranks):
         with contextlib.suppress(FormatError):
             records.append(read_json(directory.rank(rank), RankRecord))
-    tail = log_tail(directory.log, until=watcher.log_bytes)
+    tail = log_tail(directory.log, CLASSIFIED_LINES, until=watcher.log_bytes)
     if not records and (full := disk_full(directory.path)):
         tail = (*tail, full)  # which is why neither record nor log can say it
-    judgement = classify(spec, records, end, tail)
+    judgement = classify(spec, records, end, tail, oom_killed=oom_kills() > kills)
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
-    result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail)
+    result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
     result = replace(result, warm=start is not None and start.warm)
     with _writing(directory.result):
         write_json(directory.result, result)

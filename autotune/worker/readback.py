@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autotune.worker.patches import alloc_conf_in_effect, is_channels_last
+from autotune.worker.ranks import ranks_in_effect
 
 
 def ready_batches(loader: Any) -> int:
@@ -116,7 +117,7 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
     nccl = [os.environ.get(k) for k in ("NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD")]
     on_cuda = trainer.device.type == "cuda"
     return {
-        "batch_per_gpu": (loader.batch_size or 0) if n_ranks == 1 else trainer.batch_size // n_ranks,
+        "batch_per_gpu": loader.batch_size or 0,
         "amp": {"fp16": True, "fp32": False}.get(amp, amp) if isinstance(amp, str) else bool(amp),
         "compile": (trainer.args.compile if isinstance(trainer.args.compile, str) else "default")
         if compiled
@@ -138,6 +139,7 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
         "mosaic_open": _mosaic_open(getattr(dataset, "transforms", None)),
         "epoch": trainer.epoch,
         "loss": _finite(trainer.loss),
+        **(ranks_in_effect(trainer) if n_ranks > 1 else {}),
     }
 
 

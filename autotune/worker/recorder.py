@@ -48,9 +48,12 @@ class Recorder:
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
+        self.over = False
+        """True once all ranks of several leave after this step: none of them waits in a collective."""
         self._mark = self.began
         self._stream: TextIO | None = None
         self._stop_at: int | None = None
+        self._window = 0
 
     def now(self) -> float:
         """Seconds since the process began."""
@@ -108,10 +111,12 @@ class Recorder:
             tmp.write_text(f"{self._stop_at} {self.segment.measured_from or 0}", encoding="ascii")
             tmp.replace(path)
         elif self._stop_at is None and self.rank > 0 and path.exists():
-            stop_at, measured_from = map(int, path.read_text(encoding="ascii").split())
-            self._stop_at = stop_at
-            self.segment.measured_from = measured_from or None
-        return self._stop_at is not None and n >= self._stop_at
+            self._stop_at, self._window = map(int, path.read_text(encoding="ascii").split())
+        if self._stop_at is not None and self.rank > 0:
+            # Again after each step: this rank's own segment may begin its window in one of the last ones.
+            self.segment.measured_from = self._window or None
+        self.over = self._stop_at is not None and n >= self._stop_at
+        return self.over
 
     def _write(self, line: str) -> None:
         if self._stream is None:
@@ -137,6 +142,7 @@ class Recorder:
                 job=self.job,
                 phases_s=self.phases_s,
                 error=_describe(error) if error else None,
+                ended_s=time.monotonic(),
             ),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from functools import partial
@@ -15,6 +16,7 @@ from autotune.contract import TrialSpec
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
 from autotune.worker.probes import load_only, replay
+from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
 from autotune.worker.timing import StepClock, stamp_of
@@ -166,6 +168,8 @@ class Yolo:
             self.recorder.phase("import")
             self.recorder.begin("build")
         bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            bases = (*bases[:-1], RanksMixin, stock)
         attrs = {"patches": spec.patches, "recorder": self.recorder}
         cls = type(f"Tune{name}", bases, attrs)
         self.trainer = cls(overrides=dict(spec.train_args))

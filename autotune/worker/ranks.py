@@ -1,0 +1,113 @@
+"""How does Ultralytics' own trainer train on several ranks that torchrun started, also on CPUs with gloo?"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from autotune.worker.recorder import Recorder
+
+
+class CpuDDP(DistributedDataParallel):
+    """The trainer passes device_ids=[device.index], which is [None] on a CPU; torch wants None there."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "device_ids": None})
+
+
+@contextlib.contextmanager
+def ddp_for_cpu() -> Iterator[None]:
+    """Models wrapped inside become CpuDDP; a subclass, because Ultralytics asks isinstance of the same name."""
+    stock = torch.nn.parallel.DistributedDataParallel
+    torch.nn.parallel.DistributedDataParallel = CpuDDP  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        torch.nn.parallel.DistributedDataParallel = stock  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def group_timeout(timeout: timedelta) -> Iterator[None]:
+    """Process groups made inside give up after this time, whatever the caller asked for (Ultralytics: 3 hours)."""
+    stock = dist.init_process_group
+
+    def impatient(*args: Any, **kwargs: Any) -> None:
+        stock(*args, **{**kwargs, "timeout": timeout})
+
+    dist.init_process_group = impatient
+    try:
+        yield
+    finally:
+        dist.init_process_group = stock
+
+
+def digest(model: torch.nn.Module) -> str:
+    """A short hash of all parameters, to the bit: after any step of DDP it is the same on every rank."""
+    total = hashlib.blake2b(digest_size=8)
+    for p in model.parameters():
+        total.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def ranks_in_effect(trainer: Any) -> dict[str, Any]:
+    """What holds the ranks together at this moment; `params` must be the same on all of them."""
+    return {
+        "world_size": dist.get_world_size() if dist.is_initialized() else 1,
+        "dist_backend": dist.get_backend() if dist.is_initialized() else None,
+        "ddp": isinstance(trainer.model, DistributedDataParallel),
+        "params_at_start": trainer.params_at_start,
+        "params": digest(trainer.model),
+    }
+
+
+class RanksMixin:
+    """One rank of several. On CUDA the trainer's own path, only less patient; on CPU what that path lacks.
+
+    A full training keeps Ultralytics' timeout, because rank 0 validates alone for as long as it takes. `_do_train` is
+    called as it is; the override points are __init__, _setup_ddp, _setup_train and train (ULTRALYTICS 5).
+    """
+
+    recorder: Recorder
+    params_at_start = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        me: Any = self
+        # Older versions spawn their own workers whenever world_size > 1; torchrun has done that.
+        me.ddp = False
+        # device=cpu gives 0: no DDP, and the loss times 0.
+        me.world_size = int(os.environ["WORLD_SIZE"])
+        me.add_callback("on_train_start", lambda _: setattr(me, "params_at_start", digest(me.model)))
+
+    def _setup_ddp(self, *args: Any) -> None:
+        me: Any = self
+        spec = self.recorder.spec
+        # The longest honest wait is for one rank that builds the image cache alone.
+        patience = timedelta(seconds=spec.deadlines.build_s) if spec.role != "train" else timedelta(hours=3)
+        with group_timeout(patience):
+            if me.device.type == "cpu":
+                dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=me.world_size)
+            else:
+                super()._setup_ddp(*args)  # type: ignore[misc]
+
+    def _setup_train(self, *args: Any) -> Any:
+        me: Any = self
+        with ddp_for_cpu() if me.device.type == "cpu" else contextlib.nullcontext():
+            return super()._setup_train(*args)  # type: ignore[misc]
+
+    def train(self) -> None:
+        """Train; after a segment no rank leaves before all have finished their collectives."""
+        try:
+            super().train()  # type: ignore[misc]
+        except BaseException:
+            if self.recorder.over:
+                dist.barrier()
+            raise
