@@ -69,7 +69,7 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
-                probes.of_baseline(session)
+            probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
             probes.of_best(session)

@@ -30,32 +30,11 @@ from autotune.search.model import PriceModel
 from autotune.search.objective import OBJECTIVES, with_job
 from autotune.search.plan import Live, Plan, RunTrial
 from autotune.search.proposals import Proposals, changes_of, key_of
+from autotune.search.ran import Ran
 from autotune.search.study import Study
 
-MAX_DOUBT: Final = 1.3
-"""For an unstable trial without an interval; twice the width that makes a trial unstable, and some."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A trial that was started, and what it was worth."""
-
-    result: TrialResult
-    changes: Params
-    value: float | None
-    """Of the objective; None when it gave none."""
-
-    @property
-    def number(self) -> int:
-        """Its trial number."""
-        return self.result.number
-
-    @property
-    def failed(self) -> bool:
-        """True where the configuration is to blame that there is no measurement."""
-        return not self.result.outcome.measured and self.result.outcome is not Outcome.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +193,7 @@ class Session:
         return ran
 
     def judge(self, result: TrialResult, changes: Params) -> Ran:
-        """Take a result in: its price, its place in the objective; a probe has neither."""
+        """Take a result in: its price, its place in the objective. A probe has neither."""
         worth = None
         if result.role != "probe":
             self.model.learn(result.params, result)
@@ -290,7 +269,7 @@ class Session:
         own = replace(self.baseline, value=geometric_mean(mine) if mine else None)
         tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome.measured]
         tried = [r for r in tried if key_of(r.result.params) not in self.failed]
-        valued = [(r.value * _doubt(r.result), r) for r in (own, *tried) if r.value]
+        valued = [(r.value * r.doubt, r) for r in (own, *tried) if r.value]
         if not valued:
             return self.baseline
         limit = min(value for value, _ in valued) * (1 + self.noise_frac())
@@ -300,12 +279,3 @@ class Session:
         """Rewrite run.json with what the baseline taught."""
         self.info = replace(self.info, **fields)
         write_json(self.plan.run_dir.info, self.info)
-
-
-def _doubt(result: TrialResult) -> float:
-    """How much slower an unstable trial may really be: the finalists' places are not for lucky numbers."""
-    if result.outcome is not Outcome.UNSTABLE:
-        return 1.0
-    if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
-        return min(result.images_per_s / result.ci95_lo, MAX_DOUBT)
-    return MAX_DOUBT
