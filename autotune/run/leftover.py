@@ -40,7 +40,7 @@ def kill_leftovers(folder: Path) -> int:
 
 def sweep_files(run_dir: RunDir) -> None:
     """Remove what a kill -9 left half-written: temporary names, and private folders of trials that did not end."""
-    for pattern in (".*.tmp", "trials/*/.*.tmp", ".best.*"):
+    for pattern in (".*.tmp", "trials/*/.*.tmp", "trials/.preload-*", ".best.*"):
         for path in run_dir.path.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

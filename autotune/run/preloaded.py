@@ -90,7 +90,7 @@ class Parent:
         self.folder = trials.resolve() / f".preload-{self.tag[:8]}"
         (self.folder / "tmp").mkdir(parents=True)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        own = [str(theirs.fileno()), str(os.getpid()), self.tag, backend]
+        own = [str(theirs.fileno()), self.tag, backend]
         with theirs, (self.folder / "log.txt").open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "autotune.worker.preload", *own],
@@ -109,11 +109,6 @@ class Parent:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def alive(self) -> bool:
         """False once the process has ended."""

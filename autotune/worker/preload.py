@@ -1,8 +1,8 @@
-"""python -m autotune.worker.preload FD CONTROLLER TAG BACKEND: how does a trial start without importing torch again?
+"""python -m autotune.worker.preload FD TAG BACKEND: how does a trial start without importing torch again?
 
 A fork server. It imports what the backend needs, does nothing else, and forks a trial for each message on socket FD: a
 JSON object {directory, cwd, env} with two descriptors, the trial's own channel and its log. The trial is forked twice,
-so that it becomes a child of the CONTROLLER (a subreaper), names its pid on the channel, and begins once it reads GO
+so that it becomes a child of the controller (a subreaper), names its pid on the channel, and begins once it reads GO
 there; an end of file instead means that nobody waits for it any more.
 
 The environment of a trial is this process's own, which is why the controller asks only for trials whose import-time
@@ -16,7 +16,6 @@ import ctypes
 import importlib
 import json
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -25,15 +24,16 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from autotune.contract import PARENT
 from autotune.worker.__main__ import __file__ as main_file
 from autotune.worker.__main__ import main
 from autotune.worker.backends import BACKENDS
+from autotune.worker.parent import die_with_parent
 
 READY: Final = b"ready"
 GO: Final = b"go"
 ADOPTION_S: Final = 3.0
 """Until the kernel has made the trial a child of the controller; it takes microseconds."""
-PR_SET_PDEATHSIG: Final = 1
 LATE: Final = {
     "yolo": (
         "torch._dynamo",
@@ -51,7 +51,7 @@ LATE: Final = {
 """What a backend's trials import after their own module, while the trainer is built."""
 
 
-def serve(control: socket.socket, controller: int, tag: str) -> None:
+def serve(control: socket.socket, tag: str) -> None:
     """Fork a trial for each message, until the controller closes its end."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 65536, 2)
@@ -65,7 +65,7 @@ def serve(control: socket.socket, controller: int, tag: str) -> None:
             try:
                 if os.fork() == 0:
                     control.close()
-                    _trial(json.loads(message), *descriptors, controller=controller, tag=tag)
+                    _trial(json.loads(message), *descriptors, tag=tag)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -130,22 +130,15 @@ def mark(name: str, old: str, new: str) -> None:
         raise RuntimeError(f"{name} was not marked")
 
 
-def die_with(parent: int) -> None:
-    """Be killed when the parent dies; exit now when it is dead already."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _trial(request: dict[str, Any], channel_fd: int, log: int, *, controller: int, tag: str) -> NoReturn:
+def _trial(request: dict[str, Any], channel_fd: int, log: int, *, tag: str) -> NoReturn:
     """Become what `python -m autotune.worker DIRECTORY` would be after its imports."""
     began = time.perf_counter()
     os.setsid()
-    while os.getppid() != controller:
+    while os.getppid() != int(os.environ[PARENT]):
         if time.perf_counter() - began > ADOPTION_S:
             raise RuntimeError("the trial was not adopted by the controller")
         time.sleep(0.001)
-    die_with(controller)
+    die_with_parent()
     for name, value in request["env"].items():
         if os.environ[name] == tag:  # the trial's own tag takes the place of this parent's
             mark(name, tag, value)
@@ -166,8 +159,8 @@ def _trial(request: dict[str, Any], channel_fd: int, log: int, *, controller: in
 
 def run(argv: list[str]) -> None:
     """Import, check that nothing stands against a fork, say so, serve."""
-    descriptor, controller, tag, backend = int(argv[1]), int(argv[2]), argv[3], argv[4]
-    die_with(controller)
+    descriptor, tag, backend = int(argv[1]), argv[2], argv[3]
+    die_with_parent()
     for module in (BACKENDS[backend], *LATE.get(backend, ())):
         importlib.import_module(module)
     fault = _rehearse()
@@ -177,7 +170,7 @@ def run(argv: list[str]) -> None:
             return
         # No gc.freeze(): a trial that collects less garbage than a cold one would step faster.
         control.send(READY)
-        serve(control, controller, tag)
+        serve(control, tag)
 
 
 if __name__ == "__main__":

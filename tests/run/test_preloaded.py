@@ -19,8 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-from autotune.contract import Deadlines, Machine, Outcome, Site, TrialDir, TrialResult, TrialSpec
+from autotune.contract import Deadlines, Machine, Outcome, RunDir, Site, TrialDir, TrialResult, TrialSpec
 from autotune.run.launch import environment
+from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.preloaded import ForkedRoot, Preloaded
 from autotune.run.supervise import start_cold
 from autotune.run.trial import run_trial
@@ -315,10 +316,17 @@ def test_parent_and_trial_die_with_the_controller(tmp_path: Path, spied: dict[st
     try:
         _, alive = psutil.wait_procs([parent, psutil.Process(root)] if psutil.pid_exists(root) else [parent], 10)
         assert alive == []
+        # What had left the tree is found when the search is resumed, the fork too, which never called execve.
+        assert kill_leftovers(tmp_path / "run") == len(sessions) == 2
+        assert kill_leftovers(tmp_path / "run") == 0
     finally:
-        for pid in (root, *sessions):  # what left the tree is found by its tag on resume
+        for pid in (root, *sessions):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    trials = tmp_path / "run" / "trials"
+    assert len(list(trials.glob(".preload-*"))) == 1
+    sweep_files(RunDir(tmp_path / "run"))
+    assert list(trials.glob(".preload-*")) == []
 
 
 @pytest.mark.gpu
