@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -174,12 +176,16 @@ run_trial(endless(2), TrialDir(Path(sys.argv[1])), started_s=0.0)
     controller = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     try:
         wait_for(lambda: tree.directory.stream(1).exists() and len(tree.processes()) == 3)
+        orphans = tree.processes()
         controller.kill()
         controller.wait()
         wait_for(lambda: tree.processes() == [])
     finally:
         for left in tree.processes():
             left.kill()
+    for orphan in orphans:
+        with contextlib.suppress(ChildProcessError):  # ours to reap when an earlier test made us a subreaper
+            os.waitpid(orphan.pid, 0)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
