@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from autotune import resume
 from autotune.contract import (
     Observer,
@@ -23,9 +25,6 @@ from autotune.contract import (
     RunInfo,
     RunStarted,
     Summary,
-    TrialDir,
-    TrialResult,
-    TrialSpec,
     Value,
     write_json,
 )
@@ -35,8 +34,9 @@ from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
-from autotune.run.leftover import kill_leftovers
+from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run
+from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
 from autotune.run.trial import run_trial
 from autotune.search import journal
@@ -44,7 +44,8 @@ from autotune.search.budget import Budget
 from autotune.search.controller import INTERRUPTED
 from autotune.search.controller import search as run_search
 from autotune.search.past import Past
-from autotune.search.plan import Plan, RunTrial, Watch
+from autotune.search.plan import Plan, RunTrial
+from autotune.simulation import Simulation, simulated
 from autotune.space.space import dump_space
 
 TRIAL_ARGS: Final[dict[str, Any]] = {
@@ -56,11 +57,10 @@ TRIAL_ARGS: Final[dict[str, Any]] = {
     "save_dir": "yolo",
     "exist_ok": True,
 }
+READING_FRAC: Final = 0.05
+"""Of the budget, at most, for reading the dataset once before the first trial."""
 REPORT_S: Final = 8.0
 """Kept back for exports (they import Ultralytics once to check best.yaml) and the report."""
-DRY_RUN_TRIALS: Final = 10
-REAL_TIME: Final = "AUTOTUNE_SYNTHETIC"
-"""For tests: with it the trials of a dry run take the time that they say, and so the budget is real."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         finally:
             with uninterrupted():  # the second Ctrl-C may have come in the middle of killing a tree
                 kill_leftovers(folder)
+                sweep_files(job.run_dir)
 
 
 def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
@@ -135,7 +136,6 @@ def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
 def _answer(job: _Job, observers: Sequence[Observer]) -> int:
     """Search, export, report; returns the exit code."""
     question, run_dir, budget, folder = job.question, job.run_dir, job.budget, job.run_dir.path
-    dry_run = question.request.dry_run
     emit = partial(journal.emit, run_dir, observers)
     emit(
         RunStarted(
@@ -150,7 +150,7 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
             warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
-            run: RunTrial = _Simulation(budget) if dry_run and REAL_TIME not in os.environ else warm
+            run: RunTrial = Simulation(budget) if question.request.dry_run else warm
             summary = run_search(_plan(job, data_for), run, observers)
         except NoTrialError:
             # The error itself is printed once, by the command line.
@@ -194,21 +194,6 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
     return EXIT_INTERRUPTED if interrupt.heard else EXIT_OK
 
 
-class _Simulation:
-    """Runs trials on the synthetic backend and charges the budget with the seconds that they say they took."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-
-    def __call__(
-        self, spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: Watch | None = None
-    ) -> TrialResult:
-        result = run_trial(spec, directory, started_s=started_s, watch=watch)
-        simulated_s = sum(result.phases_s.values())
-        self.budget.skip(simulated_s - result.took_s)
-        return replace(result, took_s=simulated_s)
-
-
 def _info(question: Question, name: str) -> RunInfo:
     request = question.request
     return RunInfo(
@@ -236,8 +221,7 @@ def _info(question: Question, name: str) -> RunInfo:
 
 def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
     question = job.question
-    simulated = question.request.dry_run and REAL_TIME not in os.environ
-    return Plan(
+    plan = Plan(
         run_dir=job.run_dir,
         info=job.info,
         space=SpacePort(question.space, question.ctx, question.request.training),
@@ -248,10 +232,29 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
         segment=question.segment,
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
-        report_s=2.0 if simulated else REPORT_S,
-        max_trials=DRY_RUN_TRIALS if simulated else None,
+        report_s=REPORT_S,
+        notes=_page_cache_notes(job) if question.has_data and not question.request.dry_run else (),
         past=job.past,
     )
+    return simulated(plan) if question.request.dry_run else plan
+
+
+def _page_cache_notes(job: _Job) -> tuple[str, ...]:
+    """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
+    question = job.question
+    with job.budget.spend("setup"):
+        read = warm_page_cache(
+            question.job["data"],
+            question.task,
+            free_ram_bytes=psutil.virtual_memory().available,
+            limit_s=READING_FRAC * job.budget.total_s,
+        )
+    size = f"{read.dataset_bytes / 1e9:.1f} GB" if read.dataset_bytes >= 1e8 else f"{read.dataset_bytes / 1e6:.0f} MB"
+    if not read.fits:
+        return (f"the dataset ({size}) does not fit into free memory: trials read it from the disk, as training will",)
+    if read.read_bytes < read.dataset_bytes:
+        return (f"the dataset ({size}) was not read whole in {read.took_s:.0f} s: first trials may wait for the disk",)
+    return (f"the dataset ({size}) fits into free memory and was read once: no trial waits for a cold disk",)
 
 
 def _decode_rate(question: Question) -> float | None:

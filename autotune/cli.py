@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import autotune
+from autotune import interrupts
 from autotune.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError
-from autotune.interrupts import terminate_as_interrupt
 
 app = typer.Typer(
     add_completion=False,
@@ -109,12 +109,21 @@ def export(
 
 
 @app.command()
-def trial(folder: Annotated[str, typer.Argument(help="A trial folder, such as RUN/trials/0003.")]) -> int:
+def trial(
+    folder: Annotated[str, typer.Argument(help="A trial folder, such as RUN/trials/0003.")],
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write a torch.profiler trace of a few steps instead of measuring.")
+    ] = False,
+) -> int:
     """Run one trial again, its log on screen."""
+    from autotune.report.trace import trace_lines
     from autotune.report.words import result_lines
     from autotune.rerun import rerun_trial
 
-    result = rerun_trial(folder)
+    again, result = rerun_trial(folder, trace=trace)
+    if again.trace_summary.exists():
+        print("\n".join(trace_lines(again)))
+        return EXIT_OK
     print("\n".join(result_lines(result)))
     return EXIT_OK if result.outcome.measured else EXIT_NO_TRIAL
 
@@ -158,13 +167,13 @@ def main(began: float | None = None) -> NoReturn:
     """Run the command line; every way out has its exit code (PRODUCT B2)."""
     if began is not None:
         _BEGAN["s"] = began
-    terminate_as_interrupt()
+    interrupts.install()
     try:
         code: Any = app(standalone_mode=False)
     except AutotuneError as e:
         _fail(e.message, e.hint)
         code = e.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, interrupts.LeaveNow):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         code = EXIT_BUG

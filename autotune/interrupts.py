@@ -11,6 +11,11 @@ from types import FrameType
 from typing import Any, Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+
+
+class LeaveNow(BaseException):
+    """The second interrupt: passes through everything that would still end in good order after the first."""
 
 
 @dataclass(slots=True)
@@ -20,9 +25,20 @@ class Noted:
     heard: bool = False
 
 
-def terminate_as_interrupt() -> None:
-    """SIGTERM ends a search as Ctrl-C does: results kept, tree killed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def install() -> None:
+    """SIGTERM ends a search as Ctrl-C does: results kept, tree killed. The second of either raises LeaveNow.
+
+    Two KeyboardInterrupts would look like one to whoever is still handling the first.
+    """
+    noted = Noted()
+
+    def handler(_signal: int, _frame: FrameType | None) -> None:
+        if noted.heard:
+            raise LeaveNow
+        noted.heard = True
+        raise KeyboardInterrupt
+
+    _handle(handler)
 
 
 @contextlib.contextmanager
@@ -36,7 +52,7 @@ def deferred(*, heard: bool = False) -> Iterator[Noted]:
 
     def handler(_signal: int, _frame: FrameType | None) -> None:
         if noted.heard:
-            raise KeyboardInterrupt
+            raise LeaveNow
         noted.heard = True
 
     with _handled_by(handler):
@@ -51,16 +67,24 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only
-        return
-    # A shell starts `command &` with SIGINT ignored; that stays so.
-    before = {s: h for s in SIGNALS if (h := signal.getsignal(s)) is not signal.SIG_IGN}
+def _handled_by(handler: Handler) -> Iterator[None]:
+    before = _handle(handler)
     try:
-        for s in before:
-            signal.signal(s, handler)
         yield
     finally:
-        for s, h in before.items():
-            signal.signal(s, h)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _handle(handler: Handler) -> dict[signal.Signals, Any]:
+    """Install it for both signals; returns the handlers it replaced.
+
+    A shell starts `command &` with SIGINT ignored, and that stays so; Python lets only the main thread do this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = {number: earlier for number, earlier in before.items() if earlier is not signal.SIG_IGN}
+    for number in heard:
+        signal.signal(number, handler)
+    return heard

@@ -8,35 +8,55 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autotune.contract import RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
 from autotune.errors import InputError
 
+TRACE_STEPS: Final = 5
+"""Steps of a trace: 10 to 50 MB before compression (KNOBS 6)."""
+TRACE_S: Final = 600.0
+"""A traced trial may take so long whatever the search had left for it: profiling and export are slow."""
 
-def rerun_trial(folder: str) -> TrialResult:
+
+def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialResult]:
     """Run the trial of this folder again, in a new folder inside it, with its output on our stdout.
 
+    Args:
+        folder: of the trial.
+        trace: write a torch.profiler trace of a few steps in place of measuring; its output goes to log.txt.
+
+    Returns:
+        The new folder, and its result: of a trace no measurement, `role="trace"`.
+
     Raises:
-        InputError: not a trial folder.
+        InputError: not a trial folder, or a trace of a simulated trial.
+        MachineError: a search, or another trial, is measured on the same device.
     """
     from autotune.run.dataset import DatasetView
+    from autotune.run.lock import lock_devices
     from autotune.run.trial import run_trial
 
     directory = TrialDir(Path(folder).resolve())
     if not directory.spec.is_file():
         raise InputError(f"{folder} is not a trial folder (no spec.json in it)", "give RUN/trials/0003")
     spec = read_json(directory.spec, TrialSpec)
+    if trace and spec.backend != "yolo":
+        raise InputError(f"{folder} is a simulated trial: there is nothing to trace", "trace one of a real search")
+    if trace:
+        deadlines = replace(spec.deadlines, total_s=max(TRACE_S, spec.deadlines.total_s))
+        spec = replace(spec, role="trace", probe=None, trace_steps=TRACE_STEPS, deadlines=deadlines)
     again = next(p for i in range(1, 10_000) if not (p := directory.path / f"again-{i}").exists())
     if spec.backend != "yolo":
-        return run_trial(spec, TrialDir(again), started_s=0.0)
+        return TrialDir(again), run_trial(spec, TrialDir(again), started_s=0.0)
     # The search removed its view of the dataset when it ended: make one for this run from the user's own path.
     run_json = directory.path.parents[1] / "run.json"
     info = read_json(run_json, RunInfo)
-    with DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+    with lock_devices(spec.gpus) as sign, DatasetView(str(info.train_args["data"]), spec.task, again / ".data") as view:
+        sign(again)
         data = view.path(spec.train_args.get("cache"))
         again_spec = replace(spec, train_args={**spec.train_args, "data": data})
-        return run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=True)
+        return TrialDir(again), run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=not trace)
 
 
 def find_winner(path: str) -> Path:

@@ -12,6 +12,8 @@ from autotune.run.demo import demo_dataset
 
 # Tests that import Ultralytics, or start the yolo client, must not write the settings of whoever runs them.
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="autotune-tests-yolo-"))
+# A search that somebody runs on this machine is no fault of the tests, nor theirs of it.
+os.environ.setdefault("AUTOTUNE_LOCKS", tempfile.mkdtemp(prefix="autotune-tests-locks-"))
 
 
 @pytest.fixture(scope="session")

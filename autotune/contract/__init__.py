@@ -19,7 +19,17 @@ from autotune.contract.events import (
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
 from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
-from autotune.contract.trial import JOB_TERMS, Deadlines, Probe, RankRecord, SegmentSettings, TrialResult, TrialSpec
+from autotune.contract.trace import Operator, TraceSummary
+from autotune.contract.trial import (
+    JOB_TERMS,
+    UNFELT,
+    Deadlines,
+    Probe,
+    RankRecord,
+    SegmentSettings,
+    TrialResult,
+    TrialSpec,
+)
 from autotune.contract.words import FORMAT, PARENT, Outcome, Params, Role, Site, Training, Value
 
 __all__ = [
@@ -29,6 +39,7 @@ __all__ = [
     "PARTS",
     "TRIALS_CSV_COLUMNS",
     "T_975",
+    "UNFELT",
     "Deadlines",
     "Event",
     "Finalist",
@@ -36,6 +47,7 @@ __all__ = [
     "Machine",
     "NotTried",
     "Observer",
+    "Operator",
     "Outcome",
     "Params",
     "PhaseStarted",
@@ -51,6 +63,7 @@ __all__ = [
     "StepColumns",
     "Summary",
     "Throughput",
+    "TraceSummary",
     "Training",
     "TrialDir",
     "TrialEnded",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+LONGEST_TMPDIR: Final = 60
+"""Loader workers hand tensors over through sockets in TMPDIR, and the path of a socket has at most 107 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,17 @@ class TrialDir:
         return self.path / "log.txt"
 
     @property
+    def tmp(self) -> Path:
+        """TMPDIR of its processes: in the folder, or in the system's where that path is too long for a socket.
+
+        Always the same for the same folder, so that whoever goes on after a kill -9 finds it.
+        """
+        own = self.path.resolve() / "tmp"
+        if len(os.fsencode(own)) <= LONGEST_TMPDIR:
+            return own
+        return Path(tempfile.gettempdir()) / f"autotune-{hashlib.sha256(os.fsencode(own)).hexdigest()[:12]}"
+
+    @property
     def stop(self) -> Path:
         """The controller makes this file to end the segment at the next step; its text is the reason."""
         return self.path / "stop"
@@ -37,6 +54,16 @@ class TrialDir:
     def stop_at(self) -> Path:
         """Rank 0 of several writes `n_steps measured_from` here: after so many steps all ranks end."""
         return self.path / "stop_at"
+
+    @property
+    def trace(self) -> Path:
+        """Chrome trace of a few steps, for chrome://tracing or ui.perfetto.dev."""
+        return self.path / "trace.json.gz"
+
+    @property
+    def trace_summary(self) -> Path:
+        """TraceSummary, written by rank 0 of a traced trial."""
+        return self.path / "trace_summary.json"
 
     def rank(self, rank: int) -> Path:
         """RankRecord of one rank, written once by it at its end."""

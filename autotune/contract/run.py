@@ -90,7 +90,8 @@ class Summary:
     stopped_because: str
     elapsed_s: float
     ledger_s: dict[str, float]
-    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, finalists, report, overhead."""
+    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, probes, finalists, report,
+    overhead."""
     best_number: int | None
     """The search trial that won; its finalist runs are in the verdict."""
     verdict: Verdict

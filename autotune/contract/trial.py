@@ -44,6 +44,11 @@ class Deadlines:
 
 Probe = Literal["data", "compute"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader."""
+UNFELT: Final[dict[Probe, frozenset[str]]] = {
+    "data": frozenset({"amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf"}),
+    "compute": frozenset({"workers", "cache", "prefetch_factor"}),
+}
+"""Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +149,7 @@ class TrialResult:
     parts_s: dict[str, float] = field(default_factory=dict)
     """Step anatomy: mean seconds per step of wait, prepare, forward, backward, optimizer and rest; empty: unknown."""
     probe: Probe | None = None
+    """With role `probe`: what images_per_s is the rate of; no job_s belongs to it."""
     warm: bool = False
     """Forked by a preloaded parent: its import and build phases are shorter than any job's."""
     energy_j: float | None = None

@@ -11,7 +11,7 @@ Value = bool | int | float | str | None
 """What a knob can be set to; JSON keeps all of them apart."""
 Params = dict[str, Value]
 """Knob name -> value."""
-Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "train"]
+Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "train", "trace"]
 PARENT: Final = "AUTOTUNE_PARENT_PID"
 """Environment variable: the process that starts a rank, and without which it must not live."""
 

@@ -53,9 +53,9 @@ def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]
     return removed
 
 
-def remove_private_folders(directory: TrialDir, tmp: Path) -> None:
+def remove_private_folders(directory: TrialDir) -> None:
     """The trial's TMPDIR and the folder that YOLO writes to."""
-    for folder in (tmp, directory.path / "yolo"):
+    for folder in (directory.tmp, directory.path / "yolo"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

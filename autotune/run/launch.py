@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,8 +32,6 @@ DROPPED = (
 """Never inherited: a launcher's leftovers, and the key that would switch trackers on."""
 DROPPED_PREFIXES = ("TORCHELASTIC_", "PET_")
 """Of torchrun: what it tells its ranks, and its options given as environment."""
-LONGEST_TMPDIR = 60
-"""Loader workers hand tensors over through sockets in TMPDIR, and the path of a socket has at most 107 bytes."""
 
 
 def argv(spec: TrialSpec, directory: TrialDir) -> list[str]:
@@ -44,12 +41,6 @@ def argv(spec: TrialSpec, directory: TrialDir) -> list[str]:
         return [sys.executable, *worker]
     torchrun = ["--standalone", "--nproc-per-node", str(spec.n_ranks), "--max-restarts", "0"]
     return [sys.executable, "-m", "autotune.worker.agent", *torchrun, *worker]
-
-
-def private_tmp(directory: TrialDir, tag: str) -> Path:
-    """TMPDIR of a trial: in its folder, or in the system's where that path is too long for a socket."""
-    own = directory.path.resolve() / "tmp"
-    return own if len(os.fsencode(own)) <= LONGEST_TMPDIR else Path(tempfile.gettempdir()) / f"autotune-{tag[:12]}"
 
 
 def environment(
@@ -81,7 +72,7 @@ def environment(
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if spec.role != "train":
         private = directory.path.parent / ".yolo"
-        tmp = private_tmp(directory, tag)
+        tmp = directory.tmp
         for folder in (private, tmp):
             folder.mkdir(parents=True, exist_ok=True)
         env |= {

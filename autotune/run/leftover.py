@@ -10,7 +10,8 @@ from typing import Final
 
 import psutil
 
-from autotune.contract import RunDir
+from autotune.contract import RunDir, TrialDir
+from autotune.run.cleanup import remove_private_folders
 from autotune.run.launch import RUN_TAG
 from autotune.run.supervise import find_tagged
 
@@ -39,12 +40,14 @@ def kill_leftovers(folder: Path) -> int:
 
 def sweep_files(run_dir: RunDir) -> None:
     """Remove what a kill -9 left half-written: temporary names, and private folders of trials that did not end."""
-    for pattern in (".*.tmp", "trials/*/.*.tmp", ".best.*", "trials/*/tmp", "trials/*/yolo"):
+    for pattern in (".*.tmp", "trials/*/.*.tmp", ".best.*"):
         for path in run_dir.path.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+    for path in run_dir.trials.glob("[0-9]*"):
+        remove_private_folders(TrialDir(path))
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -72,6 +72,8 @@ def classify(
         return _dead(spec, records, end, log_tail, oom_killed)
     if any(r.status == "stopped" for r in records):
         return Judgement(Outcome.PRUNED)
+    if spec.trace_steps:
+        return Judgement(Outcome.INTERRUPTED, "traced, and ended before anything was measured")
     wrong = dict.fromkeys(m for record in records for m in mismatches(spec, record))
     if wrong:
         return Judgement(

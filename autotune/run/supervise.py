@@ -137,8 +137,8 @@ def kill_tree(process: Root, tag: str, *, grace_s: float, spare: Collection[int]
             process.send_signal(signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-        _reap({process.pid, *spare})
-        if not alive or time.monotonic() > deadline:
+        reaped = _reap({process.pid, *spare})
+        if (reaped and not alive) or time.monotonic() > deadline:
             return
         time.sleep(0.02)
 
@@ -204,9 +204,17 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _reap(spare: Collection[int]) -> None:
-    """Collect zombies handed to us; never a child of our own session."""
+def _reap(spare: Collection[int]) -> bool:
+    """Collect zombies handed to us; never a child of our own session.
+
+    Returns:
+        False while one cannot be collected: its first thread has ended, but others, and its memory, have not.
+    """
+    done = True
     for p in _processes():
         if p.ppid == os.getpid() and p.state == "Z" and p.pid not in spare and p.session != os.getsid(0):
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(p.pid, os.WNOHANG)
+                if os.waitpid(p.pid, os.WNOHANG)[0] == 0:
+                    os.kill(p.pid, signal.SIGKILL)
+                    done = False
+    return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from autotune.errors import FormatError, MachineError
 from autotune.machine.limits import oom_kills
 from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
-from autotune.run.launch import argv, environment, private_tmp
+from autotune.run.launch import argv, environment
 from autotune.run.outcome import Judgement, classify
 from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import build_result
@@ -48,10 +49,11 @@ def run_trial(
 
     Raises:
         KeyboardInterrupt: after the tree is dead; no result is written.
-        MachineError: the result cannot be written.
+        MachineError: spec or result cannot be written.
     """
-    directory.path.mkdir(parents=True, exist_ok=True)
-    write_json(directory.spec, spec)
+    with _writing(directory.spec):
+        directory.path.mkdir(parents=True, exist_ok=True)
+        write_json(directory.spec, spec)
     of_ranks = (path for pattern in ("rank*.json", "steps*.txt") for path in directory.path.glob(pattern))
     for stale in (directory.stop, directory.stop_at, *of_ranks):
         stale.unlink(missing_ok=True)
@@ -70,7 +72,7 @@ def run_trial(
             grace_s=spec.deadlines.grace_s,
         )
     finally:
-        remove_private_folders(directory, private_tmp(directory, tag))
+        remove_private_folders(directory)
         remove_shared_memory(shm)
         wait_until_free(used)
     records = []
@@ -85,11 +87,18 @@ def run_trial(
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
     result = replace(result, warm=start is not None and start.warm)
-    try:
+    with _writing(directory.result):
         write_json(directory.result, result)
-    except OSError as e:
-        raise MachineError(f"cannot write {directory.result}: {e.strerror}", "free some space on this disk") from e
     return result
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A file of ours that cannot be written is the user's business, not a trial's."""
+    try:
+        yield
+    except OSError as e:
+        raise MachineError(f"cannot write {path}: {e.strerror}", "is the disk full, or the folder gone?") from e
 
 
 def log_tail(path: Path, n: int = LOG_TAIL_LINES, *, until: int | None = None) -> tuple[str, ...]:

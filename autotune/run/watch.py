@@ -59,9 +59,11 @@ class Watcher:
         if self.watch and not self.stop_reason:
             first = self._ranks[0]
             live = Live(phase=first.phase, steps=first.measured, n_steps=first.n_steps, elapsed_s=elapsed_s)
-            self.stop_reason = self.watch(live)
-            if self.stop_reason:
-                self.directory.stop.write_text(self.stop_reason, encoding="utf-8")
+            reason = self.watch(live)
+            if reason:
+                with contextlib.suppress(OSError):  # a full disk: asked again at the next look
+                    self.directory.stop.write_text(reason, encoding="utf-8")
+                    self.stop_reason = reason
         return None
 
     def _late(self, elapsed_s: float) -> str | None:

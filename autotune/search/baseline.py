@@ -8,7 +8,8 @@ from typing import Any
 from autotune.contract import Outcome
 from autotune.errors import NoTrialError
 from autotune.search.proposals import Proposals, key_of
-from autotune.search.session import Ran, Session, Settings
+from autotune.search.ran import Ran
+from autotune.search.session import Session, Settings
 
 
 def measure_baseline(session: Session) -> None:

@@ -12,17 +12,23 @@ from typing import Final, Literal
 from autotune.contract import Role
 from autotune.errors import InputError
 
-Purpose = Literal["setup", "baseline", "trials_ok", "trials_lost", "sentinels", "finalists", "report"]
+Purpose = Literal["setup", "baseline", "trials_ok", "trials_lost", "sentinels", "probes", "finalists", "report"]
 PURPOSES: Final[tuple[Purpose, ...]] = (
     "setup",
     "baseline",
     "trials_ok",
     "trials_lost",
     "sentinels",
+    "probes",
     "finalists",
     "report",
 )
-PURPOSE_OF: Final[dict[Role, Purpose]] = {"baseline": "baseline", "sentinel": "sentinels", "finalist": "finalists"}
+PURPOSE_OF: Final[dict[Role, Purpose]] = {
+    "baseline": "baseline",
+    "sentinel": "sentinels",
+    "probe": "probes",
+    "finalist": "finalists",
+}
 """What the seconds of a trial are for; those of the other roles are trials_ok or trials_lost."""
 _UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _HINT: Final = "write it like 90s, 30m, 2h or 1h30m"

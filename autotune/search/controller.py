@@ -17,6 +17,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
+from autotune.search import probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -68,8 +69,10 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
+            probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
+            probes.of_best(session)
             stage = _finalists(session)
             if stage is not None:
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
@@ -135,7 +138,7 @@ def explore(session: Session) -> str:
         if skips >= SKIPS_IN_A_ROW:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
-        room_s = left_s - reserve_s(session, left_after_baseline_s)
+        room_s = left_s - reserve_s(session, left_after_baseline_s) - probes.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
         ordinary_s = session.price_s(proposals.baseline)
         if ordinary_s > limit_s:

@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from autotune.contract import Finalist, Outcome, Params, Verdict
 from autotune.search.proposals import key_of, yolo_projection
-from autotune.search.session import Ran, Session
+from autotune.search.ran import Ran
+from autotune.search.session import Session
 from autotune.search.verdict import MIN_BLOCKS, judge, percent
 
 Name = Literal["baseline", "best", "best_yaml"]

@@ -123,6 +123,7 @@ def _died(spec: TrialSpec, directory: TrialDir, started_s: float) -> TrialResult
         started_s=started_s,
         took_s=max(0.0, max(touched) - directory.spec.stat().st_mtime),
         error=DIED,
+        probe=spec.probe,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from autotune.contract import (
@@ -140,5 +140,20 @@ class Plan:
     """Kept back for exports and the report, which come after the search."""
     max_trials: int | None = None
     """Search trials at most (the dry run's ten); None: as many as the budget holds."""
+    notes: tuple[str, ...] = ()
+    """What the user should see beside the result, known before the first trial."""
     past: Past | None = None
     """What an earlier part of this search left in `run_dir`; None: it begins here."""
+
+    @property
+    def probe_segment(self) -> SegmentSettings:
+        """A third of a segment, for a probe: ceilings are read to a few per cent, and no choice rests on them."""
+        return replace(
+            self.segment,
+            warmup_steps=max(2, self.segment.warmup_steps // 3),
+            warmup_s=self.segment.warmup_s / 3,
+            warmup_cap_s=self.segment.warmup_cap_s / 3,
+            measure_s=self.segment.measure_s / 3,
+            measure_steps=max(5, self.segment.measure_steps // 3),
+            measure_cap_s=self.segment.measure_cap_s / 3,
+        )

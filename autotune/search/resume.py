@@ -11,7 +11,8 @@ from autotune.search.baseline import adopt
 from autotune.search.past import Past
 from autotune.search.plan import Plan
 from autotune.search.proposals import Proposals, changes_of, key_of
-from autotune.search.session import Ran, Session
+from autotune.search.ran import Ran
+from autotune.search.session import Session
 from autotune.search.study import Study
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from autotune.contract import (
     Outcome,
     Params,
     PhaseStarted,
+    Probe,
     Role,
     RunInfo,
     TrialEnded,
@@ -29,32 +30,11 @@ from autotune.search.model import PriceModel
 from autotune.search.objective import OBJECTIVES, with_job
 from autotune.search.plan import Live, Plan, RunTrial
 from autotune.search.proposals import Proposals, changes_of, key_of
+from autotune.search.ran import Ran
 from autotune.search.study import Study
 
-MAX_DOUBT: Final = 1.3
-"""For an unstable trial without an interval; twice the width that makes a trial unstable, and some."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A trial that was started, and what it was worth."""
-
-    result: TrialResult
-    changes: Params
-    value: float | None
-    """Of the objective; None when it gave none."""
-
-    @property
-    def number(self) -> int:
-        """Its trial number."""
-        return self.result.number
-
-    @property
-    def failed(self) -> bool:
-        """True where the configuration is to blame that there is no measurement."""
-        return not self.result.outcome.measured and self.result.outcome is not Outcome.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +67,7 @@ class Session:
         self.proposals: Proposals | None = None
         self.knobs: tuple[str, ...] = ()
         self.frozen: dict[str, str] = {}
-        self.notes: list[str] = []
+        self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
         self._run_trial = run_trial
@@ -120,7 +100,15 @@ class Session:
         """Seconds that a trial of this configuration will take."""
         return self.model.price(params, self.plan.segment).total_s
 
-    def run(self, number: int, role: Role, params: Params, settings: Settings, limit_s: float | None = None) -> Ran:
+    def run(
+        self,
+        number: int,
+        role: Role,
+        params: Params,
+        settings: Settings,
+        limit_s: float | None = None,
+        probe: Probe | None = None,
+    ) -> Ran:
         """Start one process and take in its result; the study is not told yet.
 
         An interrupt is recorded as this trial's outcome and passed on.
@@ -131,6 +119,7 @@ class Session:
             params: the configuration it stands for, canonical.
             settings: what it is given.
             limit_s: of its time; the run's limit and what is left of the budget hold anyway.
+            probe: what part of the step is measured alone, with role `probe`; its segment is short.
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
@@ -147,13 +136,15 @@ class Session:
             patches=settings.patches,
             gpus=self.info.gpus,
             n_ranks=self.info.n_ranks,
-            segment=plan.segment,
+            segment=plan.probe_segment if probe else plan.segment,
             deadlines=replace(plan.deadlines, total_s=total_s),
             seed=self.info.seed,
+            probe=probe,
         )
+        price_s = None if probe else self.price_s(params)
         directory = plan.run_dir.trial(number)
         directory.path.mkdir(parents=True, exist_ok=True)
-        self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=self.price_s(params)))
+        self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=price_s))
         started_s = self.t_s
         with budget.spend(PURPOSE_OF.get(role, "trials_lost")) as spending:
             try:
@@ -167,6 +158,7 @@ class Session:
                     started_s=started_s,
                     took_s=self.t_s - started_s,
                     error="interrupted",
+                    probe=probe,
                 )
                 self._take(result, changes)
                 raise
@@ -178,11 +170,11 @@ class Session:
         """Tell the study what a trial that it numbered was worth."""
         self.study.tell(ran.number, ran.result, ran.value)
 
-    def ask_and_run(self, role: Role, params: Params) -> Ran:
-        """Number, run and tell a configuration that is repeated on purpose (sentinel, finalist)."""
+    def ask_and_run(self, role: Role, params: Params, limit_s: float | None = None, probe: Probe | None = None) -> Ran:
+        """Number, run and tell a configuration that the sampler did not choose (sentinel, finalist, probe)."""
         number, _ = self.study.ask(params, role=role)
         try:
-            ran = self.run(number, role, params, self.settings(params))
+            ran = self.run(number, role, params, self.settings(params), limit_s, probe)
         except KeyboardInterrupt:
             self.tell_interrupted()
             raise
@@ -201,11 +193,13 @@ class Session:
         return ran
 
     def judge(self, result: TrialResult, changes: Params) -> Ran:
-        """Take a result in: its price, its place in the objective."""
-        self.model.learn(result.params, result)
-        first = self.baseline.result if self.baseline else None
-        result = with_job(result, first, self.model.cold_s(result.params))
-        worth = OBJECTIVES[self.info.objective](result)
+        """Take a result in: its price, its place in the objective. A probe has neither."""
+        worth = None
+        if result.role != "probe":
+            self.model.learn(result.params, result)
+            first = self.baseline.result if self.baseline else None
+            result = with_job(result, first, self.model.cold_s(result.params))
+            worth = OBJECTIVES[self.info.objective](result)
         ran = Ran(result, changes, worth if result.outcome.measured or result.outcome is Outcome.PRUNED else None)
         self.ran.append(ran)
         return ran
@@ -275,7 +269,7 @@ class Session:
         own = replace(self.baseline, value=geometric_mean(mine) if mine else None)
         tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome.measured]
         tried = [r for r in tried if key_of(r.result.params) not in self.failed]
-        valued = [(r.value * _doubt(r.result), r) for r in (own, *tried) if r.value]
+        valued = [(r.value * r.doubt, r) for r in (own, *tried) if r.value]
         if not valued:
             return self.baseline
         limit = min(value for value, _ in valued) * (1 + self.noise_frac())
@@ -285,12 +279,3 @@ class Session:
         """Rewrite run.json with what the baseline taught."""
         self.info = replace(self.info, **fields)
         write_json(self.plan.run_dir.info, self.info)
-
-
-def _doubt(result: TrialResult) -> float:
-    """How much slower an unstable trial may really be: the finalists' places are not for lucky numbers."""
-    if result.outcome is not Outcome.UNSTABLE:
-        return 1.0
-    if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
-        return min(result.images_per_s / result.ci95_lo, MAX_DOUBT)
-    return MAX_DOUBT

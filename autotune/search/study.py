@@ -149,7 +149,7 @@ class Study:
             trial.set_user_attr("duplicate_of", duplicate_of)
         value = value if value is not None and math.isfinite(value) else None
 
-        if number in self._outside or result.outcome in FORGOTTEN:
+        if number in self._outside or result.outcome in FORGOTTEN or result.role == "probe":
             return self._end(trial, TrialState.FAIL)
         feasible = result.outcome not in INFEASIBLE
         trial.set_constraint(FEASIBLE, -1.0 if feasible else 1.0)

@@ -11,12 +11,14 @@ import torch
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak bytes of the rank.
 
-    CUDA: what torch's allocator reserved at most. CPU: the peak resident set of this process (VmHWM) plus the
-    proportional set size of its loader workers now, which counts pages shared after fork once.
+    CUDA: what torch's allocator reserved at most. CPU: the peak resident set of this process (VmHWM) without its file
+    pages now, plus the proportional set size of its loader workers now, which counts pages shared after fork once.
+    File pages are the libraries: the kernel may drop them, and a forked process counts them only as it touches them.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    own = _kib(Path("/proc/self/status"), "VmHWM:")
+    status = Path("/proc/self/status")
+    own = _kib(status, "VmHWM:") - _kib(status, "RssFile:")
     children = sum(_kib(Path(f"/proc/{p.pid}/smaps_rollup"), "Pss:") for p in psutil.Process().children(recursive=True))
     return (own + children) * 1024
 

@@ -132,6 +132,9 @@ class Synthetic:
         per_image = {"ram": 0.0028, "disk": 0.003}.get(str(self._get("cache", False)), 0.0035)
         workers = int(self._get("workers", 0))
         data = batch * per_image / max(1, workers)
+        assert self.spec is not None
+        if self.spec.probe:
+            return (compute, 0.0) if self.spec.probe == "compute" else (0.0, data)
         return (compute, data) if workers else (compute + data, 0.0)
 
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import time
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -14,10 +15,12 @@ from ultralytics.utils import SETTINGS
 from autotune.contract import TrialSpec
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
+from autotune.worker.probes import load_only, replay
 from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
 from autotune.worker.timing import StepClock, stamp_of
+from autotune.worker.trace import trace
 
 TRAINERS: Final = {
     "detect": ("ultralytics.models.yolo.detect", "DetectionTrainer"),
@@ -176,6 +179,13 @@ class Yolo:
 
     def train(self, recorder: Recorder) -> None:
         """Train until the segment is over (trial) or to the end (role train)."""
+        if recorder.spec.probe == "data":
+            load_only(self.trainer, recorder)
+            return
+        if recorder.spec.probe == "compute":
+            self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
+        if recorder.spec.trace_steps:
+            trace(self.trainer, recorder, over=SegmentOverError)
         try:
             self.trainer.train()
         except SegmentOverError:

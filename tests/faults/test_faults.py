@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from autotune.contract import Outcome, TrialDir, TrialSpec
+from autotune.contract import Outcome, SegmentSettings, TrialDir, TrialSpec
 from autotune.run.trial import run_trial
 from tests.faults.tree import Act, Tree, run_with_fault, with_limits
-from tests.run.trials import SHORT, spec
+from tests.run.trials import spec
 
 
 @pytest.fixture
@@ -94,7 +94,13 @@ FAULTS = [
 def endless(n_ranks: int = 1, limits: dict[str, float] | None = None, **inside: Any) -> TrialSpec:
     """A trial in real time that does not end by itself before its fault."""
     settings = {"step_s": 0.02, **inside}
-    asked = spec("demo", backend="synthetic", batch=8 * n_ranks, synthetic=settings, segment=SHORT.__class__())
+    asked = spec(
+        "demo",
+        backend="synthetic",
+        batch=8 * n_ranks,
+        synthetic=settings,
+        segment=SegmentSettings(warmup_s=1000.0, warmup_cap_s=1000.0),
+    )
     return with_limits(asked, n_ranks, **(limits or {}))
 
 
@@ -149,7 +155,7 @@ def test_a_trial_far_down_has_its_tmpdir_elsewhere_and_it_goes_too(near: Path) -
 
 
 def test_waiting_for_a_trial_costs_less_than_a_hundredth_of_a_core(near: Path) -> None:
-    asked = endless(limits={"total_s": 8.0})
+    asked = endless(limits={"total_s": 6.0})
     cpu, began = time.process_time(), time.monotonic()
     run_trial(asked, TrialDir(near / "run" / "trials" / "0001"), started_s=0.0)
     assert time.process_time() - cpu < 0.01 * (time.monotonic() - began)
@@ -166,10 +172,14 @@ run_trial(endless(2), TrialDir(Path(sys.argv[1])), started_s=0.0)
 """
     command = [sys.executable, "-c", body, str(tree.directory.path)]
     controller = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-    wait_for(lambda: tree.directory.stream(1).exists() and len(tree.processes()) == 3)
-    controller.kill()
-    controller.wait()
-    wait_for(lambda: tree.processes() == [])
+    try:
+        wait_for(lambda: tree.directory.stream(1).exists() and len(tree.processes()) == 3)
+        controller.kill()
+        controller.wait()
+        wait_for(lambda: tree.processes() == [])
+    finally:
+        for left in tree.processes():
+            left.kill()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

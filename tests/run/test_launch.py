@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from autotune.contract import TrialDir
-from autotune.run.launch import LONGEST_TMPDIR, RUN_TAG, TAG, argv, environment, private_tmp
+from autotune.contract.folders import LONGEST_TMPDIR
+from autotune.run.launch import RUN_TAG, TAG, argv, environment
 from tests.run.trials import spec
 
 
@@ -50,13 +51,6 @@ def test_marks_of_the_trial_and_of_the_run(tmp_path: Path) -> None:
     assert env["AUTOTUNE_PARENT_PID"] == str(os.getpid())
 
 
-def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves(tmp_path: Path) -> None:
-    near, far = TrialDir(Path("/x/run/trials/0001")), TrialDir(tmp_path / ("long" * 20) / "0001")
-    assert private_tmp(near, "abc") == Path("/x/run/trials/0001/tmp")
-    assert len(str(private_tmp(far, "0123456789abcdef"))) <= LONGEST_TMPDIR
-    assert private_tmp(far, "0123456789abcdef").name == "autotune-0123456789ab"
-
-
 def test_gloo_ranks_of_one_machine_need_no_network(tmp_path: Path) -> None:
     several = replace(spec("demo"), n_ranks=2)
     assert environment(several, TrialDir(tmp_path / "t"), "abc", {})["GLOO_SOCKET_IFNAME"] == "lo"
@@ -75,3 +69,10 @@ def test_torch_is_loaded_with_the_threads_that_ultralytics_gives_it(
     assert environment(spec("none"), directory, "tag", shell)["OMP_NUM_THREADS"] == threads
     tuned = spec("none", env={"OMP_NUM_THREADS": "4"})
     assert environment(tuned, directory, "tag", shell)["OMP_NUM_THREADS"] == "4"
+
+
+def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves_and_is_found_again(tmp_path: Path) -> None:
+    near, far = TrialDir(Path("/x/run/trials/0001")), TrialDir(tmp_path / ("long" * 20) / "0001")
+    assert near.tmp == Path("/x/run/trials/0001/tmp")
+    assert len(str(far.tmp)) <= LONGEST_TMPDIR
+    assert far.tmp == TrialDir(far.path).tmp != TrialDir(far.path.with_name("0002")).tmp

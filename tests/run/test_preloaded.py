@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -126,8 +127,10 @@ def trial(
 def facts(directory: TrialDir) -> dict[str, Any]:
     """What the spy saw, without what differs between any two trials."""
     text = (directory.path / "facts.json").read_text()
-    tag = json.loads(text)["environ"]["AUTOTUNE_TRIAL_ID"]
-    seen: dict[str, Any] = json.loads(text.replace(str(directory.path), "DIR").replace(tag, "TAG"))
+    environ = json.loads(text)["environ"]
+    for own, name in ((environ["TMPDIR"], "TMP"), (str(directory.path), "DIR"), (environ["AUTOTUNE_TRIAL_ID"], "TAG")):
+        text = text.replace(own, name)
+    seen: dict[str, Any] = json.loads(text)
     return seen
 
 
@@ -140,7 +143,7 @@ def test_a_forked_trial_is_what_a_cold_one_is(tmp_path: Path, preloaded: Preload
         assert warm.outcome is cold.outcome is Outcome.OK, warm.error
         assert facts(warm_dir) == facts(cold_dir)
     assert facts(warm_dir)["tag seen from outside"] == ["AUTOTUNE_TRIAL_ID=TAG"]
-    assert facts(warm_dir)["tempdir"] == "DIR/tmp"
+    assert facts(warm_dir)["tempdir"] == "TMP"
     assert len(parents()) == 1
 
 
@@ -177,6 +180,7 @@ def test_every_env_knob_and_the_losses_of_a_real_warm_trial(
     assert (warm.effective["omp_num_threads"], warm.effective["nccl_socket"]) == (2, "2x4")
     same = ("environ", "in C", "argv", "cwd", "tempdir", "handlers", "tag seen from outside", "leads its session")
     assert {k: seen[1][k] for k in same} == {k: seen[0][k] for k in same}
+    assert warm.peak_mem_bytes[0] == pytest.approx(cold.peak_mem_bytes[0], rel=0.1)
     assert warm.phases_s["import"] < cold.phases_s["import"] / 2, "what it took, not what it would have taken"
 
 
@@ -256,6 +260,22 @@ def test_a_parent_that_is_no_sound_one_is_not_used(tmp_path: Path, preloaded: Pr
     assert list(directory.path.parent.glob(".preload-*")) == []
 
 
+def test_a_parent_that_touched_cuda_is_refused() -> None:
+    fake = """
+        import os, sys, types
+        from autotune.worker.preload import unfit
+        FakeTorch = types.SimpleNamespace(cuda=types.SimpleNamespace(is_initialized=lambda: FakeTorch.answer))
+        sys.modules["torch"] = FakeTorch
+        for FakeTorch.answer in (False, True):
+            print(unfit())
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(fake)]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE)}
+    )
+    assert done.stdout.splitlines() == ["None", "CUDA is initialised in the preloaded parent"]
+
+
 def test_the_tree_of_a_warm_trial_dies_whole(tmp_path: Path, preloaded: Preloaded, spied: dict[str, str]) -> None:
     asked = synthetic(env=spied | {"STAY": "1"}, deadlines=Deadlines(grace_s=0.2))
     pids_file = tmp_path / "run" / "trials" / "0000" / "pids.json"
@@ -296,8 +316,9 @@ def test_parent_and_trial_die_with_the_controller(tmp_path: Path, spied: dict[st
         _, alive = psutil.wait_procs([parent, psutil.Process(root)] if psutil.pid_exists(root) else [parent], 10)
         assert alive == []
     finally:
-        for pid in sessions:  # what left the tree is found by its tag on resume
-            os.kill(pid, signal.SIGKILL)
+        for pid in (root, *sessions):  # what left the tree is found by its tag on resume
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.gpu

@@ -121,6 +121,23 @@ def test_an_orphan_without_our_mark_is_found_by_its_session(tmp_path: Path) -> N
     assert not psutil.pid_exists(int((tmp_path / "orphan").read_text()))
 
 
+def test_a_zombie_whose_other_threads_live_is_not_dead(tmp_path: Path) -> None:
+    # Seen with ranks of torch: state Z, and yet not to be collected, its memory still in use.
+    body = """
+        import ctypes, os, platform, threading, time
+        if os.fork() == 0:
+            os.setsid()
+            threading.Thread(target=time.sleep, args=(300,)).start()
+            open("orphan", "w").write(str(os.getpid()))
+            sys_exit = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+            ctypes.CDLL(None).syscall(sys_exit, 0)  # ends this thread only
+        time.sleep(1)
+    """
+    end = run(script(tmp_path, body), tmp_path, "t11", lambda _: None)
+    assert end.returncode == 0
+    assert not psutil.pid_exists(int((tmp_path / "orphan").read_text()))
+
+
 def test_a_child_that_is_older_than_the_tree_keeps_its_status(tmp_path: Path) -> None:
     older = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
     died: list[float] = []

@@ -123,6 +123,7 @@ class FakeTrainer:
             "number": spec.number,
             "role": spec.role,
             "params": spec.params,
+            "probe": spec.probe,
             "started_s": started_s,
             "effective": effective,
             "resolved": {"optimizer": "AdamW", "lr0": 0.01},

@@ -96,7 +96,9 @@ def test_folders_numbers_and_study_agree(whole):
         assert told.user_attrs["folder"] == f"trials/{spec.number:04d}"
         for name, value in told.params.items():
             assert spec.params[name] == value or spec.params[name] is None
-        if result.outcome is Outcome.OK:
+        if spec.role == "probe":
+            assert (told.state.name, result.job_s) == ("FAIL", None), "the sampler hears of no probe"
+        elif result.outcome is Outcome.OK:
             assert told.value == result.job_s
     assert all(t.state.is_finished() for t in study.trials)
     assert study.metric_names == ["job_time"]
@@ -112,7 +114,13 @@ def test_trials_csv_and_events(whole):
     events = [json.loads(line) for line in plan.run_dir.events.read_text(encoding="utf-8").splitlines()]
     kinds = [e["kind"] for e in events]
     assert kinds.count("trial_started") == kinds.count("trial_ended") == len(trainer.specs)
-    assert [e["phase"] for e in events if e["kind"] == "phase_started"] == ["baseline", "search", "finalists"]
+    assert [e["phase"] for e in events if e["kind"] == "phase_started"] == [
+        "baseline",
+        "probes",
+        "search",
+        "probes",
+        "finalists",
+    ]
     assert "trial_progress" not in kinds
     assert {e.kind for e in seen} >= {"trial_progress", "trial_started", "trial_ended"}
     assert [e["t_s"] for e in events] == sorted(e["t_s"] for e in events)
@@ -120,7 +128,7 @@ def test_trials_csv_and_events(whole):
 
 def test_sentinel_every_eight_trials(whole):
     _, trainer, _, _ = whole
-    order = "".join({"trial": "t", "sentinel": "s", "baseline": "", "finalist": ""}[s.role] for s in trainer.specs)
+    order = "".join({"trial": "t", "sentinel": "s"}.get(s.role, "") for s in trainer.specs)
     assert order.count("s") >= 1
     assert all(len(part) == 8 for part in order.split("s")[:-1])
     assert len(order.split("s")[-1]) <= 8
@@ -187,7 +195,7 @@ def test_racing_prunes_with_its_value(tmp_path):
     slow = {"torch_threads": 1, "channels_last": True}
     space.seeds = (fast, slow)
     summary, _, plan = run(tmp_path, space=space, budget_s=600.0)
-    trial = study_of(plan).trials[2]
+    trial = next(t for t in study_of(plan).trials if t.user_attrs["role"] == "trial" and t.params == slow)
     assert trial.user_attrs["outcome"] == "pruned"
     assert trial.state.name == "PRUNED"
     assert trial.value == pytest.approx(1280 * 100 / 70, rel=0.1)

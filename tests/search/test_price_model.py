@@ -31,8 +31,8 @@ def test_launch_and_segment_are_learned_from_whole_trials():
 
 
 def test_a_warm_start_is_not_what_a_cold_one_costs():
-    model, quick = PriceModel(), {"import": 0.01, "build": 0.4}
-    model.learn(BASELINE, replace(result(BASELINE, 16.41, **quick), warm=True))
+    model, quick = PriceModel(), {"import": 0.25, "build": 0.25}
+    model.learn(BASELINE, replace(result(BASELINE, 16.5, **quick), warm=True))
     assert model.price(BASELINE, SEGMENT).launch_s == LAUNCH_S, "finalists start cold"
     assert model.price(BASELINE, SEGMENT).segment_s == 16.0
 

@@ -169,3 +169,13 @@ def test_dashboard_serves_every_trial(tmp_path):
     for served, trial in zip(body["trials"], ours, strict=True):
         assert served["state"].lower() == trial.state.name.lower()
         assert served.get("values") == ([trial.value] if trial.value is not None else None)
+
+
+def test_a_study_that_goes_on_does_not_draw_the_same_again(tmp_path):
+    first = make(tmp_path, "random")
+    drawn = [first.ask()[1] for _ in range(4)]
+    first.close()
+    second = make(tmp_path, "random")
+    assert second.next_number == 4
+    assert [second.ask()[1] for _ in range(4)] != drawn
+    second.close()

@@ -138,14 +138,11 @@ def test_interval_needs_five_steps() -> None:
 
 def test_the_states_in_order() -> None:
     segment = Segment(SETTINGS)
-    seen = [
-        segment.step(end_s=0.25 * i, wait_s=0.0, step_s=0.25, images=16).value
-        if i > 8
-        else segment.step(end_s=0.25 * i, wait_s=0.0, step_s=2.0 * 0.5**i, images=16).value
-        for i in range(60)
-    ]
-    order = [state for state, _ in itertools.groupby(seen)]
-    assert order == ["warmup", "steady", "measuring", "done"]
+    seen, t = [], 0.0
+    for s in [*[4.0 * 0.8**i for i in range(10)], *[0.5] * 30]:
+        t += s
+        seen.append(segment.step(end_s=t, wait_s=0.0, step_s=s, images=16).value)
+    assert [state for state, _ in itertools.groupby(seen)] == ["warmup", "steady", "measuring", "done"]
 
 
 def test_a_recompile_in_the_window_voids_it() -> None:

@@ -171,3 +171,16 @@ def test_backward_of_a_scaled_loss_is_followed_and_left_as_it_was() -> None:
     assert columns.backward_s[0] >= 0.02
     assert columns.forward_s[0] > 0
     assert "backward" not in vars(scaled)
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_compiled_step(tiny: Path, tmp_path: Path) -> None:
+    recorder, _ = train(tmp_path, tiny, 12, compile=True, wait_steady=True)
+    assert recorder.effective["compile"] == "default"
+    start = recorder.segment.measured_from
+    assert start is not None
+    assert start >= 4
+    parts = parts_of(recorder.segment.steps)
+    for part in ("wait", "prepare", "forward", "backward", "optimizer"):
+        assert median(parts[part][start:]) > 0, part
+    assert sum(parts["rest"][start:]) <= 0.1 * sum(recorder.segment.steps.step_s[start:])

@@ -1,0 +1,80 @@
+"""How fast is the loader alone, and how fast is the step alone? Two ceilings of the same trainer (ULTRALYTICS 9a 5)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final
+
+from autotune.worker.memory import peak_memory_bytes
+from autotune.worker.readback import effective, ready_batches
+from autotune.worker.recorder import Recorder
+
+N_KEPT: Final = 6
+"""Batches that are replayed: enough that crowded and empty images average out, and that none stays in a CPU's cache."""
+
+
+def load_only(trainer: Any, recorder: Recorder) -> None:
+    """Probe `data`: the trainer's own loader, its batches counted and thrown away, until the segment is over.
+
+    The trainer is set up in full, so that dataset, sampler, workers and image cache are those of a trial; the loop of
+    trainer.train() is replaced by ours.
+    """
+    if trainer.world_size > 1:
+        trainer._setup_ddp()
+    trainer._setup_train()
+    trainer.epoch = trainer.start_epoch
+    trainer.run_callbacks("on_train_start")
+    recorder.segment.accumulate = 1  # no optimizer step: no cycle to keep whole
+    loader = trainer.train_loader
+    before = recorder.clock()
+    for batch in _endless(loader, recorder.spec.n_ranks):
+        now = recorder.clock()
+        images = int(batch["img"].shape[0])
+        took_s, before = now - before, now
+        if recorder.step(wait_s=took_s, step_s=took_s, images=images, ready=ready_batches(loader)):
+            break
+    recorder.effective = effective(trainer, recorder.spec.n_ranks)
+    recorder.peak_mem_bytes = peak_memory_bytes(trainer.device)
+
+
+def _endless(loader: Any, n_ranks: int) -> Iterator[dict[str, Any]]:
+    """Epoch after epoch, as the training loop would ask for them."""
+    for epoch in itertools.count():
+        if n_ranks > 1:
+            loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+def replay(trainer: Any, recorder: Recorder) -> None:
+    """Probe `compute`: from on_train_start on, the training loop gets kept batches in place of the loader's."""
+    loader = trainer.train_loader
+    # The last batch of an epoch may be smaller: it is kept only where there is no other.
+    kept = list(itertools.islice(loader, min(N_KEPT, max(1, len(loader) - 1))))
+    loader.reset()  # its workers would go on filling their queue on the cores that the step needs
+    trainer.train_loader = Replay(loader, kept)
+    segment = recorder.segment
+    segment.queue = segment.buffer_steps = 0  # no queue to drain, no mosaic buffer to fill
+
+
+class Replay:
+    """Stands in for a loader: the same length, dataset and settings, but every batch is at hand.
+
+    Args:
+        loader: answers everything that is not a batch (ULTRALYTICS 6, loader contract).
+        kept: batches on the host, pinned where the loader pins them.
+    """
+
+    def __init__(self, loader: Any, kept: list[dict[str, Any]]) -> None:
+        self.loader = loader
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A shallow copy: preprocess_batch puts device tensors into the dict that it is given.
+        return (dict(batch) for batch in itertools.islice(itertools.cycle(self.kept), len(self)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)

@@ -1,0 +1,81 @@
+"""What is read back from a trainer, on stand-ins that hold just what is looked at."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from autotune.worker.readback import BUFFER_TOLERANCE, buffer_steps, compiles
+
+
+def loader(n: int, batch: int, workers: int, cache: str | None = None) -> SimpleNamespace:
+    class Dataset(SimpleNamespace):
+        def __len__(self) -> int:
+            return n
+
+    class Loader(SimpleNamespace):
+        def __len__(self) -> int:
+            return -(-n // batch)
+
+    return Loader(dataset=Dataset(max_buffer_length=min(n, 8 * batch, 1000), cache=cache), num_workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "workers", "steps"),
+    [
+        (128, 16, 0, 8),  # the whole set lies in the buffer: one epoch
+        (128, 16, 1, 8),
+        (256, 16, 0, 16),
+        (257, 16, 0, 0),  # an eighth of a quarter of the work and less
+        (128, 16, 2, 37),
+        (128, 16, 8, 148),
+        (512, 16, 8, 42),
+        (5000, 16, 8, 0),
+        (118_287, 64, 16, 0),  # COCO
+    ],
+)
+def test_buffer_steps(n: int, batch: int, workers: int, steps: int) -> None:
+    assert buffer_steps(loader(n, batch, workers)) == steps
+    assert buffer_steps(loader(n, batch, workers, cache="ram")) == 0
+
+
+@pytest.mark.parametrize(("n", "batch", "workers"), [(128, 16, 2), (256, 8, 4), (512, 16, 8), (400, 25, 3)])
+def test_after_so_many_steps_the_decodes_are_those_of_the_long_run(n: int, batch: int, workers: int) -> None:
+    """Simulation of data/base.py's buffer in each worker: the formula against many epochs."""
+    rng = random.Random(0)
+    limit = min(n, 8 * batch, 1000)
+    buffers: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(workers)]
+    decodes: list[int] = []
+    while len(decodes) < 400 * workers:
+        order = rng.sample(range(n), n)
+        for at in range(0, n - batch + 1, batch):
+            own = buffers[len(decodes) % workers]
+            decodes.append(0)
+            for i in order[at : at + batch]:
+                if i not in own:
+                    decodes[-1] += 1
+                    own[i] = None
+                    if len(own) >= limit:
+                        own.popitem(last=False)
+    steps = buffer_steps(loader(n, batch, workers))
+    late = decodes[-200 * workers :]
+    steady = sum(late) / len(late) / batch
+    window = decodes[steps : steps + 8 * workers]
+    assert abs(sum(window) / len(window) / batch - steady) <= BUFFER_TOLERANCE + 0.03
+    first = decodes[: 2 * workers]
+    assert sum(first) / len(first) / batch > steady + BUFFER_TOLERANCE, "without the rule"
+
+
+def test_compiles_counts_graphs() -> None:
+    before = compiles()
+    compiled = torch.compile(lambda x: x + 1, backend="eager", dynamic=False)
+    compiled(torch.zeros(3))
+    assert compiles() == before + 1
+    compiled(torch.zeros(3))
+    assert compiles() == before + 1
+    compiled(torch.zeros(4))
+    assert compiles() == before + 2, "another shape is a recompile"

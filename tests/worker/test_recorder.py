@@ -1,0 +1,77 @@
+"""What a rank leaves behind, on a clock that the test moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.contract import RankRecord, SegmentSettings, TrialDir, read_json
+from autotune.worker.recorder import Recorder
+from tests.run.trials import spec
+
+SETTINGS = SegmentSettings(
+    warmup_steps=6, warmup_s=1.0, warmup_cap_s=20.0, measure_s=5.0, measure_steps=10, measure_cap_s=30.0
+)
+
+
+class FakeClock:
+    """Stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.t = 0.0
+
+    def __call__(self) -> float:
+        return self.t
+
+    def spend(self, seconds: float) -> None:
+        self.t += seconds
+
+
+def test_ranks_stop_after_the_same_step_with_whole_optimizer_cycles(tmp_path: Path) -> None:
+    asked = replace(spec("x", segment=SETTINGS), n_ranks=2)
+    clocks = [FakeClock(), FakeClock()]
+    ranks = [Recorder(asked, TrialDir(tmp_path), rank=r, clock=clock) for r, clock in enumerate(clocks)]
+    for recorder in ranks:
+        recorder.segment.accumulate = 4
+    # Rank 1 is a little slower and would begin and end its window elsewhere, if it were asked.
+    over: list[int | None] = [None, None]
+    for n in range(1, 200):
+        for r, seconds in enumerate((0.3, 0.31)):
+            if over[r] is None:
+                clocks[r].spend(seconds)
+                if ranks[r].step(wait_s=0.0, step_s=seconds, images=16):
+                    over[r] = n
+                    ranks[r].write()
+        if None not in over:
+            break
+    assert over[0] == over[1]
+    records = [read_json(TrialDir(tmp_path).rank(r), RankRecord) for r in (0, 1)]
+    assert records[0].measured_from == records[1].measured_from
+    assert records[0].measured_from is not None
+    assert (len(records[0].steps.end_s) - records[0].measured_from) % 4 == 0
+    assert len(records[0].steps.end_s) == len(records[1].steps.end_s)
+
+
+def test_a_voided_window_counts_as_warm_up(tmp_path: Path) -> None:
+    clock = FakeClock()
+    recorder = Recorder(spec("x", segment=SETTINGS), TrialDir(tmp_path), clock=clock)
+    clock.spend(2.0)
+    recorder.phase("build")
+    for n in range(200):
+        step_s = 3.0 if n == 15 else 0.25
+        clock.spend(step_s)
+        if recorder.step(wait_s=0.0, step_s=step_s, images=16, compiles=1 + (n >= 15)):
+            break
+    recorder.write()
+    record = read_json(TrialDir(tmp_path).rank(0), RankRecord)
+    assert record.measured_from is not None
+    assert record.measured_from > 16
+    assert sum(record.phases_s.values()) == pytest.approx(clock.t)
+    window = record.steps.end_s[-1] - record.steps.end_s[record.measured_from - 1]
+    assert record.phases_s["measure"] == pytest.approx(window)
+    lines = TrialDir(tmp_path).stream(0).read_text().splitlines()
+    flags = "".join(line.split()[5] for line in lines)
+    assert flags.rstrip("1").endswith("0"), "the stream's last stretch of measured steps is the window"
+    assert len(flags) - len(flags.rstrip("1")) == len(record.steps.end_s) - record.measured_from
