@@ -88,5 +88,8 @@ def test_the_window_is_rank_0s_also_where_another_rank_would_begin_one_in_the_la
         for r, seconds in enumerate((0.3, 1.0 if directory.stop_at.exists() else 0.001)):
             clocks[r].spend(seconds)
             over[r] = ranks[r].step(wait_s=0.0, step_s=seconds, images=16)
-    assert ranks[0].segment.measured_from is not None
-    assert ranks[1].segment.measured_from == ranks[0].segment.measured_from
+    for recorder in ranks:
+        recorder.write()
+    records = [read_json(directory.rank(r), RankRecord) for r in (0, 1)]
+    assert records[0].measured_from is not None
+    assert records[1].measured_from == records[0].measured_from
