@@ -7,10 +7,11 @@ import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from autotune.contract import Outcome, RankRecord, TrialSpec
 from autotune.run.signals import OOM_KILLED, SIGNALS
-from autotune.run.signs import BENIGN, SIGNS, Sign
+from autotune.run.signs import SIGNS, Sign
 from autotune.run.supervise import Exit
 
 UNSTABLE_FRAC = 0.10
@@ -25,6 +26,18 @@ FAILED_RANK = re.compile(
 """One failure in torchrun's ChildFailedError."""
 ENDED_BY_AGENT = re.compile(r"Sending process (\d+) closing signal")
 """Torchrun's agent ends the ranks that are left once one has failed (KNOBS 5.2)."""
+
+BENIGN: Final = (
+    r"\bWARNING\b",  # Ultralytics' own, among them its retries when memory is short and labels it leaves out
+    r"\w*Warning: ",  # Python's, and torch's deprecations: NCCL_ASYNC_ERROR_HANDLING killed good trials of others (E1)
+    r"^\s*(\[rank\d+\]:)?\[?[WI]\d{3,4} ",  # glog lines of severity W and I, from torch and from torchrun's agent
+    r"Setting OMP_NUM_THREADS environment variable",
+    r"NCCL INFO",
+    r"recompile_limit",  # slow, not failed
+    r"TaskAlignedAssigner",  # goes on with the CPU
+    r"terminate called without an active exception",  # torch's destructors after correct results (ULTRALYTICS 3)
+)
+"""Lines of a log that explain nothing, whatever words they hold; a good record makes all of the log benign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,15 +294,3 @@ SIGNS: Final[dict[str, Sign]] = {
     ),
 }
 """Name -> sign; the name is for tests and for the log, the user sees `says` and `hint`."""
-
-BENIGN: Final = (
-    r"\bWARNING\b",  # Ultralytics' own, among them its retries when memory is short and labels it leaves out
-    r"\w*Warning: ",  # Python's, and torch's deprecations: NCCL_ASYNC_ERROR_HANDLING killed good trials of others (E1)
-    r"^\s*(\[rank\d+\]:)?\[?[WI]\d{3,4} ",  # glog lines of severity W and I, from torch and from torchrun's agent
-    r"Setting OMP_NUM_THREADS environment variable",
-    r"NCCL INFO",
-    r"recompile_limit",  # slow, not failed
-    r"TaskAlignedAssigner",  # goes on with the CPU
-    r"terminate called without an active exception",  # torch's destructors after correct results (ULTRALYTICS 3)
-)
-"""Lines of a log that explain nothing, whatever words they hold; a good record makes all of the log benign."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from autotune.contract import Outcome, RankRecord, StepColumns, TrialSpec
-from autotune.run.outcome import Judgement, classify, find_sign, mismatches, same_value
+from autotune.run.outcome import BENIGN, Judgement, classify, find_sign, mismatches, same_value
 from autotune.run.signals import SIGNALS
-from autotune.run.signs import BENIGN, SIGNS
+from autotune.run.signs import SIGNS
 from autotune.run.supervise import Exit
 from autotune.run.trial import CLASSIFIED_LINES, log_tail
 from tests.run.trials import spec

@@ -75,3 +75,21 @@ def test_a_voided_window_counts_as_warm_up(tmp_path: Path) -> None:
     flags = "".join(line.split()[5] for line in lines)
     assert flags.rstrip("1").endswith("0"), "the stream's last stretch of measured steps is the window"
     assert len(flags) - len(flags.rstrip("1")) == len(record.steps.end_s) - record.measured_from
+
+
+def test_the_window_is_rank_0s_also_where_another_rank_would_begin_one_in_the_last_steps(tmp_path: Path) -> None:
+    asked = replace(spec("x", segment=replace(SETTINGS, warmup_cap_s=1.5)), n_ranks=2)
+    directory = TrialDir(tmp_path)
+    clocks = [FakeClock(), FakeClock()]
+    ranks = [Recorder(asked, directory, rank=r, clock=clock) for r, clock in enumerate(clocks)]
+    over = [False, False]
+    while not all(over):
+        # Rank 1 is in warm-up by its own clock until rank 0 has said where all stop.
+        for r, seconds in enumerate((0.3, 1.0 if directory.stop_at.exists() else 0.001)):
+            clocks[r].spend(seconds)
+            over[r] = ranks[r].step(wait_s=0.0, step_s=seconds, images=16)
+    for recorder in ranks:
+        recorder.write()
+    records = [read_json(directory.rank(r), RankRecord) for r in (0, 1)]
+    assert records[0].measured_from is not None
+    assert records[1].measured_from == records[0].measured_from
