@@ -39,6 +39,8 @@ SPACES = {
         (["--objective", "beauty"], ["beauty"]),
         (["--training", "other"], ["other"]),
         (["--gpu", "1"], ["--gpu"]),
+        (["--resume", "nowhere"], ["nowhere", "run.json"]),
+        (["--resume", "/proc"], ["/proc", "run.json"]),
     ],
 )
 def test_search_refuses(args: list[str], said: list[str], tmp_path: Path) -> None:
@@ -100,6 +102,14 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     answer = autotune("report", tmp_path)
     assert answer.code == 2
     assert "format 99" in answer.err
+
+
+def test_resume_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    answer = autotune("search", "--resume", tmp_path)
+    assert answer.code == 2
+    assert "format 99" in answer.err
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_no_verb_is_help_and_a_wrong_verb_has_a_near_match() -> None:

@@ -34,7 +34,7 @@ def before_after(run: RunData) -> Card:
     """Is it real? Fresh, interleaved runs only: gains with their intervals, every run a dot."""
     title = "Before and after"
     finalists = run.summary.verdict.finalists if run.summary else ()
-    if run.summary is None or not finalists:
+    if run.summary is None or not any(f.numbers for f in finalists):  # an interrupt may come in the first of them
         why = "the run was interrupted before it" if run.summary is None else "no finalists ran"
         return no_card(run, title, f"No fresh paired runs: {why}, so there is no claim to show.")
     df = pd.DataFrame([row for f in finalists for row in _runs_of(run, f, finalists[0])])

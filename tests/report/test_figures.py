@@ -80,6 +80,16 @@ def test_before_after_takes_finalist_runs_only(tmp_path: Path) -> None:
     assert "95 % CI 1.80 to 1.98" in card.note
 
 
+def test_before_after_of_a_stage_that_was_interrupted_in_its_first_run(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "r", 12).path)
+    assert run.summary is not None
+    none = tuple(
+        replace(f, numbers=(), speedup=None, ci95_lo=None, ci95_hi=None) for f in run.summary.verdict.finalists
+    )
+    run = replace(run, summary=replace(run.summary, verdict=replace(run.summary.verdict, finalists=none)))
+    assert "no finalists ran" in FIGURES["before_after"](run).reason
+
+
 def test_what_changed_is_the_difference_with_its_share(tmp_path: Path) -> None:
     best = {**BASE, "torch_threads": 2, "batch_per_gpu": 64}
     results = [result_of(0), result_of(1, params=best), result_of(2, params={**BASE, "torch_threads": 2})]
