@@ -153,7 +153,7 @@ class Measure:
 
 def measure_of(run: RunData) -> Measure:
     """The objective: the time of the user's whole job, or images/s where that was asked for or is all there is."""
-    measured = run.trials[run.trials["outcome"].isin(["ok", "unstable"])]
+    measured = run.tried[run.tried["outcome"].isin(["ok", "unstable"])]
     job_s = measured["job_s"].dropna()
     if run.info.objective == "images_per_s" or job_s.empty:
         return Measure("images_per_s", "images/s", "img/s", 1.0, lower_is_better=False)

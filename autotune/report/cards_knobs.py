@@ -64,7 +64,7 @@ def knob_effects(run: RunData) -> Card:
     A measured trial ran what was asked for (else its outcome is a mismatch), so `params` are the effective values.
     """
     title = "What each setting did"
-    ok = [r for r in run.results if r.outcome.measured and r.images_per_s and r.role != "train"]
+    ok = [r for r in run.results if r.outcome.measured and r.images_per_s and r.role != "probe"]
     tried: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for knob in run.knobs:
         ordered = sorted({_order(r.params.get(knob)) for r in ok})
@@ -130,7 +130,7 @@ def _order(v: Value) -> tuple[int, float, str]:
 def throughput_memory(run: RunData) -> Card:
     """What if the memory is shared? Speed against peak memory; what ran out of it stands at the wall."""
     title = "Speed against memory"
-    df = run.trials[["number", "role", "outcome", "images_per_s", "peak_mem_bytes"]].copy()
+    df = run.tried[["number", "role", "outcome", "images_per_s", "peak_mem_bytes"]].copy()
     on_gpu = bool(run.info.gpus) and bool(run.machine.gpus)
     wall = min(g.mem_bytes for g in run.machine.gpus) if on_gpu else run.machine.ram_bytes
     ok = df[df["outcome"].isin(["ok", "unstable"]) & df["images_per_s"].notna() & df["peak_mem_bytes"].notna()]

@@ -31,26 +31,38 @@ _KINDS = {
     "ok": "trial",
     "unstable": "noisy trial",
 }
-_PURPOSES = ("setup", "baseline", "trials_ok", "trials_lost", "sentinels", "finalists", "report", "overhead")
+_PURPOSES = (
+    "setup",
+    "baseline",
+    "trials_ok",
+    "trials_lost",
+    "sentinels",
+    "probes",
+    "finalists",
+    "report",
+    "overhead",
+)
 _PURPOSE_WORDS = {
     "trials_ok": "trials with a number",
     "trials_lost": "trials without one",
     "sentinels": "yours again (drift)",
+    "probes": "what could be (loader, step)",
     "finalists": "confirming the winner",
     "overhead": "the search itself",
 }
+_SPENT_ON = {"baseline": "baseline", "sentinel": "sentinels", "probe": "probes", "finalist": "finalists"}
 
 
 def best_so_far(run: RunData) -> Card:
     """Was the time needed? Every trial a point on the clock; those without a number stand in the strip below."""
     title = "Best so far"
-    if run.trials.empty:
+    if run.tried.empty:
         return no_card(run, title, "Not one trial was run.")
     m = measure_of(run)
-    df = run.trials[["number", "role", "outcome", "started_s", "ended_s", "images_per_s", "job_s"]].copy()
+    df = run.tried[["number", "role", "outcome", "started_s", "ended_s", "images_per_s", "job_s"]].copy()
     measured = df["outcome"].isin(["ok", "unstable"]) & df[m.column].notna()
     df["value"] = (df[m.column] / m.scale).where(measured)
-    searched = df["value"].where(df["role"].isin(["baseline", "trial", "probe"]))
+    searched = df["value"].where(df["role"].isin(["baseline", "trial"]))
     df["best_so_far"] = (searched.cummin() if m.lower_is_better else searched.cummax()).ffill()
     df["differs"] = [differs(run, n) for n in df["number"]]
     lost = df[df["value"].isna()]
@@ -130,7 +142,7 @@ def differs(run: RunData, number: int) -> str:
 def _progress_words(df: pd.DataFrame, lower_is_better: bool, unit: str) -> str:
     n_lost = int(df["value"].isna().sum())
     lost = f"; {words.plural(n_lost, 'trial')} gave no number" if n_lost else ""
-    searched = df[df["role"].isin(["baseline", "trial", "probe"]) & df["value"].notna()]
+    searched = df[df["role"].isin(["baseline", "trial"]) & df["value"].notna()]
     if searched.empty:
         return f"Not one of {words.plural(len(df), 'trial')} gave a number."
     best = searched.sort_values("value", ascending=lower_is_better).iloc[0]
@@ -184,6 +196,6 @@ def _spent(run: RunData) -> dict[str, float]:
     spent: dict[str, float] = {}
     for role, outcome, took_s in rows_of(run.trials, "role", "outcome", "took_s"):
         lost = "trials_ok" if outcome in ("ok", "unstable") else "trials_lost"
-        purpose = {"baseline": "baseline", "sentinel": "sentinels", "finalist": "finalists"}.get(role, lost)
+        purpose = _SPENT_ON.get(role, lost)
         spent[purpose] = spent.get(purpose, 0.0) + float(took_s)
     return spent

@@ -27,13 +27,13 @@ def trials(run: RunData) -> Card:
             continue
         ips, peak = r.images_per_s, max(r.peak_mem_bytes, default=None)
         shown = ips if r.outcome.measured or r.outcome == "pruned" else None
-        ratio = shown / base if shown and base else None
+        ratio = shown / base if shown and base and role != "probe" else None
         half = words.half_width(r.ci95_lo, r.ci95_hi) if shown else None
         changed = words.assignments(words.differences(r.params, run.baseline_params))
         rows.append(
             (
                 Cell(str(number), number),
-                Cell("best" if number == best_number else role, css="name"),
+                Cell("best" if number == best_number else words.PROBES.get(r.probe or "", role), css="name"),
                 _outcome(outcome),
                 Cell(words.number(shown), shown),
                 Cell(words.number(half), half),
@@ -61,9 +61,11 @@ def trials(run: RunData) -> Card:
         numeric=("#", "img/s", "±", "x yours", "peak", "wait", "took"),
         sortable=True,
     )
-    counts = run.trials["outcome"].value_counts()
+    counts = run.tried["outcome"].value_counts()
     note = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
-    return make_card(run, title, f"{words.plural(len(rows), 'trial')}: {note}.", run.trials, table=table)
+    n_probes = len(rows) - len(run.tried)
+    probes = f" And {words.plural(n_probes, 'probe')} of the loader or the step alone." if n_probes else ""
+    return make_card(run, title, f"{words.plural(len(run.tried), 'trial')}: {note}.{probes}", run.trials, table=table)
 
 
 def _outcome(outcome: str) -> Cell:

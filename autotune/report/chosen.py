@@ -63,6 +63,8 @@ def choose(run: RunDir, number: int | None) -> Chosen:
         span = f"it has {known[0]} to {known[-1]}" if known else "it has none"
         raise InputError(f"{run.path} has no trial {wanted}", span)
     result = read_json(run.trial(wanted).result, TrialResult)
+    if result.role == "probe":
+        raise InputError(f"trial {wanted} is a probe: it measured a part of the step, not a training", "choose another")
     if not result.outcome.measured:
         raise InputError(
             f"trial {wanted} has no speed to export: {': '.join(filter(None, (result.outcome.value, result.error)))}",

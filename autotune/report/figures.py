@@ -9,6 +9,7 @@ from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
 from autotune.report.cards_result import before_after, sentinels, what_changed
 from autotune.report.cards_search import best_so_far, ledger
+from autotune.report.cards_step import ceilings, step_anatomy
 from autotune.report.cards_tables import environment, trials
 from autotune.report.load import RunData
 
@@ -16,6 +17,8 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "before_after": before_after,
     "what_changed": what_changed,
     "job_time": job_time,
+    "ceilings": ceilings,
+    "step_anatomy": step_anatomy,
     "best_so_far": best_so_far,
     "knob_effects": knob_effects,
     "importance": importance,

@@ -91,7 +91,7 @@ def _dataset(data: str) -> str:
 def _facts(run: RunData) -> list[tuple[str, str]]:
     """The line of small numbers under the headline."""
     info, baseline = run.info, run.baseline
-    n_ok = int(run.trials["outcome"].isin(["ok", "unstable"]).sum())
+    n_ok = int(run.tried["outcome"].isin(["ok", "unstable"]).sum())
     facts = [
         ("model", Path(str(info.train_args.get("model", words.DASH))).name),
         ("data", _dataset(str(info.train_args.get("data", words.DASH)))),
@@ -102,7 +102,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
         ("your arguments", words.rate(baseline.images_per_s, baseline.ci95_lo, baseline.ci95_hi, pm="±"))
         if baseline
         else ("your arguments", "no number"),
-        ("trials", f"{n_ok} of {len(run.trials)} gave a number"),
+        ("trials", f"{n_ok} of {len(run.tried)} gave a number"),
     ]
     if run.summary:
         facts.append(("time", f"{words.seconds(run.summary.elapsed_s)} of {words.seconds(info.budget_s)}"))

@@ -38,7 +38,9 @@ def say_end(console: Console, event: RunEnded) -> None:
 
 
 def is_trouble(result: TrialResult) -> bool:
-    """True where the user must act; other failures are what a search is for."""
+    """True where the user must act; other failures are what a search is for, and a probe is not needed."""
+    if result.role == "probe":
+        return False
     return result.outcome is Outcome.CRASH or (result.role == "baseline" and not result.outcome.measured)
 
 
@@ -56,6 +58,11 @@ def say_trouble(console: Console, state: State, result: TrialResult) -> None:
 def trial_line(state: State, event: TrialEnded) -> str:
     """`trial 3 ok 1131 +-19 img/s 2.75x 58 s batch_per_gpu=64 workers=2`."""
     r = event.result
+    if r.role == "probe":
+        rate = words.rate(r.images_per_s, r.ci95_lo, r.ci95_hi) if r.outcome.measured else f"{r.outcome}: {r.error}"
+        what = words.PROBES.get(r.probe or "", "probe")
+        parts = [f"trial {r.number} {what} {rate}", words.seconds(r.took_s)]
+        return " ".join([*parts, words.assignments(event.changes)] if event.changes else parts)
     role = "" if r.role == "trial" else f"{r.role} "
     parts = [f"trial {r.number} {role}{r.outcome.value}"]
     if r.outcome.measured:

@@ -62,6 +62,16 @@ class RunData:
         return next((r for r in self.results if r.role == "baseline" and r.outcome.measured), None)
 
     @property
+    def probes(self) -> tuple[TrialResult, ...]:
+        """Runs of the loader alone or of the step alone: no trials, whatever their numbers."""
+        return tuple(r for r in self.results if r.role == "probe")
+
+    @property
+    def tried(self) -> pd.DataFrame:
+        """The rows of `trials` that are whole trainings."""
+        return self.trials[self.trials["role"] != "probe"]
+
+    @property
     def baseline_params(self) -> Params:
         """What the user's own arguments give here."""
         return self.baseline.params if self.baseline else self.info.baseline_params

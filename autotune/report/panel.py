@@ -144,7 +144,7 @@ def _trials(state: State, now_s: float, width: int) -> Table:
         cells = dict.fromkeys(shown, "")
         cells |= {
             "img/s": words.number(speed) if speed else "",
-            "x base": words.times(state.ratio(speed)) if speed else "",
+            "x base": words.times(state.ratio(speed)) if speed and state.running.role != "probe" else "",
         }
         cells["took"] = words.seconds(float(int(max(0.0, now_s - state.running.t_s)))).replace(".0", "")
         table.add_row(
@@ -169,7 +169,8 @@ def _rows(state: State) -> list[tuple[str, TrialEnded]]:
             rows.append(("baseline" if is_baseline else "best", ended))
         elif ended in state.ended[-_LAST:]:
             ok = ended.result.outcome is Outcome.OK
-            rows.append((role if ok and role != "trial" else ended.result.outcome.value, ended))
+            label = words.PROBES.get(ended.result.probe or "", role)
+            rows.append((label if ok and role != "trial" else ended.result.outcome.value, ended))
     return rows
 
 
@@ -179,7 +180,7 @@ def _cells(state: State, r: TrialResult) -> dict[str, str]:
     return {
         "img/s": words.number(speed) if speed else "",
         "+-": words.number(half) if half is not None else "",
-        "x base": words.times(state.ratio(speed)) if speed else "",
+        "x base": words.times(state.ratio(speed)) if speed and r.role != "probe" else "",
         "peak": words.size(max(r.peak_mem_bytes)) if r.peak_mem_bytes else "",
         "wait": words.percent(r.wait_frac) if r.wait_frac is not None else "",
         "took": words.seconds(r.took_s),

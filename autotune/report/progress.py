@@ -56,6 +56,11 @@ class State:
                 self.over = True
 
     @property
+    def tried(self) -> list[TrialEnded]:
+        """Whole trainings; probes of a part of the step are none."""
+        return [e for e in self.ended if e.result.role != "probe"]
+
+    @property
     def baseline(self) -> TrialResult | None:
         """The first measured run of the user's arguments."""
         return next((e.result for e in self.ended if e.result.role == "baseline" and e.result.outcome.measured), None)
@@ -76,7 +81,7 @@ class State:
 
     def n_more(self) -> int | None:
         """Trials that the budget still has time for, at the median price so far and with the finalists kept back."""
-        took = [e.result.took_s for e in self.ended]
+        took = [e.result.took_s for e in self.tried]
         if self.over or not took or self.phase not in ("search", ""):
             return None
         typical_s = max(statistics.median(took), 0.1)
@@ -84,5 +89,5 @@ class State:
 
     def counts(self) -> str:
         """`27 ok  4 oom  1 timeout`."""
-        n = {o: sum(e.result.outcome is o for e in self.ended) for o in Outcome}
+        n = {o: sum(e.result.outcome is o for e in self.tried) for o in Outcome}
         return "  ".join(f"{count} {o.value}" for o, count in n.items() if count) or "no trial yet"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 from autotune.contract import Params, TrialResult, Value
 
 DASH = "-"
+PROBES: Final[dict[str, str]] = {"data": "loader only", "compute": "step only"}
+"""What a probe ran, as a label."""
 
 
 def number(x: float | None) -> str:
@@ -100,7 +103,9 @@ def differences(params: Params, baseline: Params) -> Params:
 
 def result_lines(result: TrialResult) -> list[str]:
     """One trial for the screen: outcome and rate, then what was asked for against what was in effect."""
-    lines = [f"trial {result.number}: {result.outcome}   {rate(result.images_per_s, result.ci95_lo, result.ci95_hi)}"]
+    what = f" ({PROBES[result.probe]})" if result.probe else ""
+    speed = rate(result.images_per_s, result.ci95_lo, result.ci95_hi)
+    lines = [f"trial {result.number}{what}: {result.outcome}   {speed}"]
     if result.error:
         lines.append(result.error)
     if result.hint:

@@ -17,6 +17,7 @@ from autotune.contract import (
     NotTried,
     Outcome,
     Params,
+    Probe,
     RunDir,
     RunEnded,
     RunInfo,
@@ -78,11 +79,39 @@ def result_of(number: int, outcome: Outcome = Outcome.OK, **fields: Any) -> Tria
             peak_mem_bytes=(int((1 + int(params["batch_per_gpu"] or 0) / 32) * GIB),),
             wait_frac=0.1,
             n_steps=40,
+            parts_s=parts_of(speed, int(params["batch_per_gpu"] or 16)),
             steady=outcome is Outcome.OK,
         )
     else:
         base = replace(base, took_s=7.0, error=f"{outcome.value} happened", hint="do something about it")
     return replace(base, **fields)
+
+
+def parts_of(speed: float, batch: int) -> dict[str, float]:
+    """Anatomy of a step of this batch: a tenth of it waits, half of it is backward."""
+    shares = {"wait": 0.1, "prepare": 0.02, "forward": 0.3, "backward": 0.5, "optimizer": 0.05, "rest": 0.03}
+    return {part: share * batch / speed for part, share in shares.items()}
+
+
+def probe_of(number: int, probe: Probe, images_per_s: float, params: Params, **fields: Any) -> TrialResult:
+    """One probe as the search writes it: a rate, and no time of the job."""
+    base = result_of(number, role="probe", params=params, images_per_s=images_per_s, probe=probe, took_s=6.0)
+    ci = {"ci95_lo": images_per_s * 0.97, "ci95_hi": images_per_s * 1.03}
+    effective = {"workers": params["workers"]}
+    return replace(base, **{"job_s": None, "job_terms": {}, "effective": effective, **ci, **fields})
+
+
+def with_probes(results: list[TrialResult]) -> list[TrialResult]:
+    """The results and four probes after them: of the baseline and of the best, whose loader is the limit."""
+    n = len(results)
+    best = max((r for r in results if r.role == "trial"), key=lambda r: r.images_per_s or 0.0).params
+    return [
+        *results,
+        probe_of(n, "compute", 55.0, dict(BASE)),
+        probe_of(n + 1, "data", 140.0, dict(BASE)),
+        probe_of(n + 2, "compute", 148.0, {**best, "cache": False}),
+        probe_of(n + 3, "data", 80.0, best),
+    ]
 
 
 def default_results(n_trials: int, failures: dict[int, Outcome]) -> list[TrialResult]:
@@ -94,6 +123,12 @@ def default_results(n_trials: int, failures: dict[int, Outcome]) -> list[TrialRe
         else:
             results.append(result_of(n, failures.get(n, Outcome.OK)))
     return results
+
+
+def tried_rows(run: RunDir) -> int:
+    """Rows of trials.csv that are whole trainings."""
+    with run.trials_csv.open(encoding="utf-8", newline="") as f:
+        return sum(row["role"] != "probe" for row in csv.DictReader(f))
 
 
 def add_finalists(results: list[TrialResult], best: Params, n_blocks: int = 3) -> tuple[Finalist, ...]:
@@ -269,6 +304,10 @@ EDGE_RUNS: dict[str, Callable[[Path], RunDir]] = {
     "no_summary": lambda p: make_run(p, 5, summary=False, ended=False, failures={4: Outcome.INTERRUPTED}),
     "no_trials": lambda p: make_run(p, results=[], summary=False, ended=False),
     "simulated": lambda p: make_run(p, simulated=True),
+    "probes": lambda p: make_run(p, results=with_probes(default_results(11, {2: Outcome.OOM}))),
+    "failed_probes": lambda p: make_run(
+        p, results=[*default_results(6, {}), result_of(6, Outcome.CRASH, role="probe", probe="data")]
+    ),
     "images_per_s": lambda p: make_run(p, info={"objective": "images_per_s"}),
     "no_job_time": lambda p: make_run(p, results=[replace(result_of(n), job_s=None) for n in range(6)]),
     "no_intervals": lambda p: make_run(

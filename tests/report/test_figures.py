@@ -1,14 +1,26 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from autotune.contract import Outcome, RunDir
+from autotune.contract import Outcome, RunDir, TrialResult
 from autotune.report.figures import FIGURES
-from autotune.report.load import load_run
+from autotune.report.load import RunData, load_run
 
-from .conftest import ALL_FAILURES, BASE, make_run, params_of, result_of
+from .conftest import (
+    ALL_FAILURES,
+    BASE,
+    default_results,
+    make_run,
+    params_of,
+    probe_of,
+    result_of,
+    tried_rows,
+    with_probes,
+)
 
 
 def points(figure: object) -> int:
@@ -30,7 +42,8 @@ def test_every_figure_is_drawn_or_says_why(edge_run: RunDir) -> None:
 
 
 def test_a_whole_run_draws_everything(tmp_path: Path) -> None:
-    run = load_run(make_run(tmp_path / "r", 20, failures=ALL_FAILURES).path)
+    results = with_probes(default_results(20, ALL_FAILURES))
+    run = load_run(make_run(tmp_path / "r", results=results).path)
     assert [name for name, draw in FIGURES.items() if not draw(run).drawn] == []
 
 
@@ -42,7 +55,7 @@ def test_a_simulated_run_says_so_in_each_title(tmp_path: Path) -> None:
 def test_best_so_far_has_a_point_per_row(edge_run: RunDir) -> None:
     run = load_run(edge_run.path)
     card = FIGURES["best_so_far"](run)
-    n_rows = len(edge_run.trials_csv.read_text(encoding="utf-8").splitlines()) - 1
+    n_rows = tried_rows(edge_run)
     assert len(card.df) == n_rows
     assert (points(card.figure) if card.figure else 0) == n_rows
 
@@ -200,3 +213,77 @@ def test_environment_says_what_was_not_tried(tmp_path: Path) -> None:
     assert text["not varied", "compile"] == "no compiler on CPU in this space"
     assert text["commands", "this run"] == "python -m autotune search --budget 5m"
     assert text["versions", "torch"] == "2.15.0"
+
+
+def probed(tmp_path: Path, extra: Sequence[TrialResult] = (), **fields: Any) -> RunData:
+    """A run of seven trials whose best is number 5 (workers=1), with these probes."""
+    results = [*default_results(7, {}), *extra]
+    return load_run(make_run(tmp_path / "r", results=results, finalists=False, **fields).path)
+
+
+def test_ceilings_are_those_of_the_best_settings(tmp_path: Path) -> None:
+    best = params_of(5)
+    probes = [
+        probe_of(7, "compute", 55.0, dict(BASE)),
+        probe_of(8, "data", 140.0, dict(BASE)),
+        probe_of(9, "compute", 148.0, {**best, "cache": "ram", "workers": 2}),  # the step feels neither
+        probe_of(10, "data", 80.0, {**best, "channels_last": not best["channels_last"]}),  # nor the loader this
+    ]
+    card = FIGURES["ceilings"](probed(tmp_path, probes, info={"device": "0"}))
+    rate = result_of(5).images_per_s
+    ceilings = card.df[card.df["kind"] == "ceiling"].set_index("name")["images_per_s"].to_dict()
+    assert ceilings == {"loader only": 80.0, "step only": 148.0}
+    bars = card.df[card.df["kind"] == "trial"]
+    assert bars["number"].tolist()[:2] == [0, 5]
+    assert len(bars) == 5
+    assert card.note == (
+        "With the best settings the loader alone gives 80.0 img/s and the step alone 148 img/s: the loader is the "
+        f"limit. The best reaches {100 * rate / 80.0:.0f} % of what they allow."  # type: ignore[operator]
+    )
+    lines = [t for t in json.loads(card.figure.to_json())["data"] if t.get("mode") == "lines"]  # type: ignore[union-attr]
+    assert sorted(t["x"][0] for t in lines) == [80.0, 148.0]
+
+
+def test_one_ceiling_of_other_settings_is_none_of_the_best(tmp_path: Path) -> None:
+    probes = [probe_of(7, "compute", 55.0, dict(BASE)), probe_of(8, "data", 80.0, params_of(5))]
+    card = FIGURES["ceilings"](probed(tmp_path, probes))
+    assert card.df[card.df["kind"] == "ceiling"]["name"].tolist() == ["loader only"]
+    assert "the step alone was not measured" in card.note
+    assert not FIGURES["ceilings"](probed(tmp_path / "b", probes[:1])).drawn
+
+
+def test_without_workers_loader_and_step_take_turns(tmp_path: Path) -> None:
+    best = params_of(5) | {"workers": 0}
+    results = [result_of(0), result_of(1, params=best, images_per_s=50.0)]
+    probes = [probe_of(2, "compute", 100.0, best), probe_of(3, "data", 150.0, best)]
+    run = load_run(make_run(tmp_path / "r", results=[*results, *probes], finalists=False).path)
+    note = FIGURES["ceilings"](run).note
+    assert "with workers=0 they take turns, which allows 60.0 img/s." in note
+    assert "The best reaches 83 % of what they allow." in note
+
+
+def test_a_probe_is_no_trial_anywhere(tmp_path: Path) -> None:
+    probe = [probe_of(7, "data", 100_000.0, params_of(5))]
+    with_one, without = probed(tmp_path / "a", probe), probed(tmp_path / "b")
+    for name in ("best_so_far", "knob_effects", "throughput_memory", "before_after", "what_changed", "sentinels"):
+        left, right = FIGURES[name](with_one), FIGURES[name](without)
+        assert (left.note, left.df.to_csv()) == (right.note, right.df.to_csv()), name
+    table = FIGURES["trials"](with_one)
+    assert table.note == "7 trials: 7 ok. And 1 probe of the loader or the step alone."
+    row = [cell.text for cell in table.table.rows[-1]]  # type: ignore[union-attr]
+    assert row[:4] == ["7", "loader only", "ok", "100000"]
+    assert row[5] == "-", "no ratio to the baseline"
+
+
+def test_step_anatomy_is_per_image(tmp_path: Path) -> None:
+    card = FIGURES["step_anatomy"](probed(tmp_path))
+    mine = card.df[card.df["number"] == 0].set_index("part")
+    rate = result_of(0).images_per_s
+    assert mine["ms_per_image"].sum() == pytest.approx(1000 / rate)  # type: ignore[operator]
+    assert mine.loc["backward", "ms_per_image"] == pytest.approx(500 / rate)  # type: ignore[operator]
+    assert mine.loc["backward", "seconds_per_step"] == pytest.approx(0.5 * 16 / rate)  # type: ignore[operator]
+    assert card.df["name"].unique().tolist()[:2] == ["your arguments", "best"]
+    assert card.note.startswith("Your arguments: 50 % backward, 10 % waiting for data. Best: 50 % backward")
+    old = replace(result_of(0), parts_s={})
+    run = load_run(make_run(tmp_path / "old", results=[old], finalists=False).path)
+    assert FIGURES["step_anatomy"](run).reason == "No trial has recorded the parts of its steps."

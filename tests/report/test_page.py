@@ -13,7 +13,7 @@ from autotune.contract import RunDir
 from autotune.report.figures import FIGURES
 from autotune.report.html import write_report
 
-from .conftest import ALL_FAILURES, EDGE_RUNS, make_run
+from .conftest import ALL_FAILURES, EDGE_RUNS, default_results, make_run, tried_rows, with_probes
 
 pytestmark = pytest.mark.system
 
@@ -61,7 +61,7 @@ def test_every_figure_is_there_and_every_trial_a_point(browser: webdriver.Chrome
         n_reasons = js(f"document.querySelectorAll('#{figure} .reason').length")
         assert bool(n_plots) + bool(n_tables) + n_reasons == 1, figure
     n_rows = len(folder.trials_csv.read_text(encoding="utf-8").splitlines()) - 1
-    assert js("document.querySelectorAll('#plot-best_so_far path.point').length") == n_rows
+    assert js("document.querySelectorAll('#plot-best_so_far path.point').length") == tried_rows(folder)
     assert js("document.querySelectorAll('#trials tbody tr').length") == n_rows
 
 
@@ -69,7 +69,8 @@ def test_every_figure_is_there_and_every_trial_a_point(browser: webdriver.Chrome
 def test_the_page_never_scrolls_sideways(browser: webdriver.Chrome, tmp_path: Path, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    js = open_report(browser, make_run(tmp_path / "r", 20, failures=ALL_FAILURES, gpu=True))
+    results = with_probes(default_results(20, ALL_FAILURES))
+    js = open_report(browser, make_run(tmp_path / "r", results=results, gpu=True))
     assert js("document.documentElement.scrollWidth") <= width
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -22,7 +22,7 @@ from autotune.contract import (
 from autotune.report.panel import LiveView
 from autotune.report.terminal import make_view
 
-from .conftest import BASE, result_of
+from .conftest import BASE, probe_of, result_of
 
 COMMANDS = ("yolo train cfg=results/x/best/best.yaml", "open results/x/report.html")
 
@@ -188,3 +188,29 @@ def test_before_any_trial_the_panel_says_so() -> None:
     assert isinstance(view, LiveView)
     text = "\n".join(shown(Console(file=io.StringIO(), width=80, color_system=None), view))
     assert "no trial yet" in text
+
+
+def test_a_probe_has_a_line_of_its_own_and_wins_nothing() -> None:
+    c, view = console(), make_view(console(120, terminal=True))
+    assert isinstance(view, LiveView)
+    lines = make_view(c)
+    crash = probe_of(2, "compute", 0.0, dict(BASE), outcome=Outcome.CRASH, error="boom", log_tail=("Traceback",))
+    events: list[Event] = [PhaseStarted(t_s=0.0, phase="search")]
+    results = (result_of(0), probe_of(1, "data", 610.0, dict(BASE)), crash)
+    events += [TrialEnded(t_s=30.0, changes={}, result=r) for r in results]
+    events.append(TrialStarted(t_s=31.0, number=3, role="probe", changes={}, price_s=None))
+    events.append(TrialProgress(t_s=32.0, number=3, phase="measuring", n_steps=12, images_per_s=600.0))
+    for event in events:
+        view(event)
+        lines(event)
+    assert output(c).splitlines()[1:] == [
+        "0:30 trial 1 loader only 610 +-18.3 img/s 6.0 s",
+        "0:30 trial 2 step only crash: boom 6.0 s",
+    ]
+    text = shown(Console(file=io.StringIO(), width=120, color_system=None), view)
+    rows = [line[2:].split() for line in text[3:-2]]
+    assert rows[0][:2] == ["0", "baseline"]
+    assert rows[1][:5] == ["1", "loader", "only", "610", "18.3"]
+    assert not any(word.endswith("x") for word in (*rows[1], *rows[3])), "no ratio to the baseline"
+    assert "1 ok " in text[1], "neither is counted as a trial"
+    view.close()
