@@ -67,13 +67,17 @@ def test_report_and_export_are_made_again(searched: tuple[Path, Said], tmp_path:
     before = (run / "report.html").stat().st_mtime_ns
     assert autotune("report", run).code == 0
     assert (run / "report.html").stat().st_mtime_ns > before
-    said = autotune("export", run, "--trial", "1", "--out", tmp_path / "one")
+    first = next(row["number"] for row in csv_rows(run / "trials.csv") if row["role"] == "trial")
+    said = autotune("export", run, "--trial", first, "--out", tmp_path / "one")
     assert said.code == 0, said
     winner = read_json(tmp_path / "one" / "winner.json", Winner)
     assert winner.simulated
-    again = autotune("export", run, "--trial", "1", "--out", searched[0])
+    again = autotune("export", run, "--trial", first, "--out", searched[0])
     assert again.code == 2, "a folder that holds something else is not overwritten"
     assert autotune("export", run, "--trial", "99").code == 2
+    probe = next(row["number"] for row in csv_rows(run / "trials.csv") if row["role"] == "probe")
+    refused = autotune("export", run, "--trial", probe)
+    assert (refused.code, "is a probe" in refused.err) == (2, True)
 
 
 def test_a_simulated_winner_is_not_trained(searched: tuple[Path, Said]) -> None:

@@ -26,6 +26,7 @@ _PARTS: Final = {
     "rest": ("rest", "#8a93a3", "."),
 }
 """Part of TrialResult.parts_s -> label, colour, and a pattern for who sees no colour."""
+_STROKES: Final = {"fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.7)", "solidity": 0.15, "size": 7}
 
 
 def ceilings(run: RunData) -> Card:
@@ -75,7 +76,8 @@ def ceilings(run: RunData) -> Card:
         range=[len(bars) - 0.4, -0.6],
         showgrid=False,
     )
-    figure.update_xaxes(title_text="images/s", rangemode="tozero")
+    end = 1.06 * max([*lines.values(), *(r.images_per_s or 0.0 for _, r in bars)])
+    figure.update_xaxes(title_text="images/s", range=[0, end])
     return make_card(run, title, _ceiling_words(run, lines, bars), df, figure=figure)
 
 
@@ -128,7 +130,7 @@ def _ceiling_words(run: RunData, lines: dict[str, float], bars: list[tuple[str, 
     who = "The best reaches" if name == "best" else "Your arguments reach"
     note += f" {who} {part} of {'it' if len(lines) == 1 else 'what they allow'}."
     if run.info.device == "cpu" and "in turn" not in lines and len(lines) == 2:
-        note += " On a CPU loader and step share the cores, so that together they cannot reach it."
+        note += " On a CPU loader and step share the cores: together they cannot reach all of it."
     return note
 
 
@@ -147,7 +149,7 @@ def step_anatomy(run: RunData) -> Card:
     df = pd.DataFrame(rows, columns=["name", "number", "part", "seconds_per_step", "share"])
     speed = {r.number: r.images_per_s or 1.0 for _, r in bars}
     df["ms_per_image"] = [1000 * share / speed[n] for n, share in rows_of(df, "number", "share")]
-    figure = base_figure(170 + 44 * len(bars), barmode="stack")
+    figure = base_figure(170 + 44 * len(bars), barmode="stack", legend_traceorder="normal")
     for part in parts:
         label, colour, pattern = _PARTS[part]
         mine = df[df["part"] == part]
@@ -157,7 +159,7 @@ def step_anatomy(run: RunData) -> Card:
             orientation="h",
             width=0.6,
             name=label,
-            marker={"color": colour, "pattern": {"shape": pattern, "solidity": 0.25}},
+            marker={"color": colour, "pattern": {"shape": pattern, **_STROKES}},
             customdata=[
                 [words.percent(share), f"{1000 * s:.3g} ms"] for share, s in rows_of(mine, "share", "seconds_per_step")
             ],

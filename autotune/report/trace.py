@@ -18,7 +18,7 @@ def trace_lines(trial: TrialDir) -> list[str]:
         FormatError: the folder holds no readable summary of a trace.
     """
     t = read_json(trial.trace_summary, TraceSummary)
-    mean = words.seconds(t.window_s / t.n_steps)
+    mean = f"{words.number(1000 * t.window_s / t.n_steps)} ms"
     total_s = sum(o.self_s for o in t.operators)
     width = max([len("operator"), *(len(o.name[:60]) for o in t.operators[:N_OPERATORS])])
     lines = [

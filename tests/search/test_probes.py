@@ -16,7 +16,7 @@ def run(tmp_path, *, fails=lambda spec: None, rate=rate_of, **plan_args):
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("long"), budget_s=3000.0)
+    return run(tmp_path_factory.mktemp("long"), budget_s=3000.0, max_trials=12)
 
 
 def probes(trainer):
@@ -49,7 +49,7 @@ def test_what_a_probe_does_not_feel_is_not_probed_again(tmp_path):
     # Only the loader's knobs can change: the step of the baseline is the step of the best.
     space = FakeSpace(domain={"workers": (0, 1, 2), "prefetch_factor": (2, 4)})
     faster = lambda p: 100.0 * (1 + 0.3 * p["workers"])  # noqa: E731
-    summary, trainer, _ = run(tmp_path, space=space, rate=faster, budget_s=3000.0)
+    summary, trainer, _ = run(tmp_path, space=space, rate=faster, budget_s=3000.0, max_trials=12)
     assert summary.verdict.status == "gain"
     assert [s.probe for s in probes(trainer)] == ["compute", "data", "data"]
     assert probes(trainer)[-1].params["workers"] == 2
@@ -72,7 +72,9 @@ def test_the_rate_of_a_probe_is_never_the_best_nor_a_price(tmp_path):
     summaries = []
     for i, rate in enumerate((10.0, 10_000.0)):
         clock = FakeClock()
-        summaries.append(search(make_plan(tmp_path / str(i), clock, budget_s=3000.0), ProbesOf(clock, rate)))
+        summaries.append(
+            search(make_plan(tmp_path / str(i), clock, budget_s=3000.0, max_trials=12), ProbesOf(clock, rate))
+        )
     slow, fast = summaries
     assert fast.best_number == slow.best_number
     assert fast.importance == slow.importance
@@ -84,7 +86,7 @@ def test_the_rate_of_a_probe_is_never_the_best_nor_a_price(tmp_path):
 @pytest.mark.parametrize("outcome", [Outcome.OOM, Outcome.CRASH, Outcome.TIMEOUT])
 def test_a_probe_that_fails_fails_nothing_else(tmp_path, outcome):
     summary, trainer, plan = run(
-        tmp_path, budget_s=3000.0, fails=lambda spec: outcome if spec.role == "probe" else None
+        tmp_path, budget_s=3000.0, max_trials=12, fails=lambda spec: outcome if spec.role == "probe" else None
     )
     assert summary.verdict.status == "gain"
     assert plan.budget.elapsed_s() <= 3000.0
@@ -94,7 +96,10 @@ def test_a_probe_that_fails_fails_nothing_else(tmp_path, outcome):
 
 def test_an_interrupted_probe_leaves_an_interrupted_search(tmp_path):
     summary, trainer, _ = run(
-        tmp_path, budget_s=3000.0, fails=lambda spec: KeyboardInterrupt() if spec.role == "probe" else None
+        tmp_path,
+        budget_s=3000.0,
+        max_trials=12,
+        fails=lambda spec: KeyboardInterrupt() if spec.role == "probe" else None,
     )
     assert summary.stopped_because == "interrupted"
     assert [s.role for s in trainer.specs] == ["baseline", "probe"]
@@ -112,7 +117,7 @@ def test_a_tiny_budget_runs_none_and_says_so(tmp_path):
 def test_a_cached_best_is_probed_with_its_cache_by_the_loader_only(tmp_path):
     space = FakeSpace(domain={"cache": (False, "ram")})
     faster = lambda p: 150.0 if p["cache"] == "ram" else 100.0  # noqa: E731
-    _, trainer, plan = run(tmp_path, space=space, rate=faster, budget_s=3000.0)
+    _, trainer, plan = run(tmp_path, space=space, rate=faster, budget_s=3000.0, max_trials=12)
     last = probes(trainer)[-1]
     assert (last.probe, last.params["cache"]) == ("data", "ram")
     assert last.train_args["data"] == "farm/ram.yaml"

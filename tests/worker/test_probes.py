@@ -1,0 +1,74 @@
+"""The loader alone and the step alone, on real Ultralytics trainings and on the formula."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from autotune.contract import Outcome, Probe, RankRecord, TrialDir, TrialResult, read_json
+from autotune.run.trial import run_trial
+from autotune.worker.probes import Replay
+from tests.run.trials import spec
+
+
+def probe(data: Path | str, folder: Path, what: Probe, **args: object) -> TrialResult:
+    asked = replace(spec(data, **args), role="probe", probe=what)  # type: ignore[arg-type]
+    return run_trial(asked, TrialDir(folder), started_s=0.0)
+
+
+def test_loader_only_counts_images_and_takes_no_step(tiny: Path, tmp_path: Path) -> None:
+    changes = {"workers": 1, "prefetch_factor": 2, "cache": "ram"}
+    patches = {"workers": 1, "prefetch_factor": 2}
+    result = probe(tiny, tmp_path / "t", "data", changes=changes, patches=patches, cache="ram")
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
+    assert (result.role, result.probe, result.wait_frac) == ("probe", "data", pytest.approx(1.0))
+    assert {k: result.effective[k] for k in changes} == changes
+    assert result.effective["loss"] is None, "no step was taken"
+    record = read_json(tmp_path / "t" / "rank0.json", RankRecord)
+    assert set(record.steps.images) == {8}
+    assert len(record.steps.end_s) == len((tmp_path / "t" / "steps0.txt").read_text().splitlines()) - 3, "a heartbeat"
+
+
+def test_step_only_replays_batches_and_waits_for_none(tiny: Path, tmp_path: Path) -> None:
+    patches = {"workers": 1, "torch_threads": 1}
+    result = probe(tiny, tmp_path / "t", "compute", changes=dict(patches), patches=patches, close_mosaic=0)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
+    assert result.probe == "compute"
+    assert result.wait_frac is not None
+    assert result.wait_frac < 0.05
+    assert result.effective["loss"], "it trains"
+    assert result.effective["workers"] == 1, "the settings are those of the loader that it stands for"
+    assert result.resolved["optimizer"] == "AdamW"
+    assert result.n_steps % 8 == 0, "whole accumulate cycles"
+    assert result.parts_s["optimizer"] > 0
+
+
+def test_replay_gives_whole_epochs_of_untouched_batches() -> None:
+    kept = [{"img": torch.full((2, 1), i)} for i in range(2)]
+    replay = Replay(torch.utils.data.DataLoader([0] * 10, batch_size=2), kept)
+    for _ in range(2):
+        batches = list(replay)
+        assert [int(batch["img"][0]) for batch in batches] == [0, 1, 0, 1, 0]
+        for batch in batches:
+            batch["img"] = batch["img"].float() / 255  # as preprocess_batch does
+    assert [batch["img"].dtype for batch in kept] == [torch.int64] * 2
+    assert (len(replay), replay.batch_size) == (5, 2)
+
+
+def test_the_formula_answers_probes_from_its_two_terms(tmp_path: Path) -> None:
+    changes = {"workers": 2, "torch_threads": 1}
+    rates = {}
+    for what in ("data", "compute"):
+        asked = spec("demo", backend="synthetic", changes=changes, batch=16)
+        result = run_trial(
+            replace(asked, role="probe", probe=what),  # type: ignore[arg-type]
+            TrialDir(tmp_path / what),
+            started_s=0.0,
+        )
+        assert result.outcome is Outcome.OK, result.error
+        rates[what] = result.images_per_s
+    assert rates["data"] == pytest.approx(2 / 0.0035, rel=0.05)
+    assert rates["compute"] == pytest.approx(16 / (0.03 + 16 * 0.008), rel=0.05)
