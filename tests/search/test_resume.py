@@ -103,7 +103,7 @@ def agree(folder):
     for number, result in results.items():
         told = trials[number]
         assert told.user_attrs["role"] == result.role
-        if result.outcome is Outcome.OK:
+        if result.outcome is Outcome.OK and result.role != "probe":
             assert (told.state.name, told.value) == ("COMPLETE", result.job_s)
         if result.outcome is Outcome.INTERRUPTED:
             assert told.state.name == "FAIL"
