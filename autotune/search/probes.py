@@ -18,7 +18,6 @@ SEGMENT_FRAC: Final = 0.5
 DEADLINE: Final = 2.0
 """A probe is stopped at so many times its price."""
 WHAT: Final[dict[Probe, str]] = {"compute": "the step alone", "data": "the loader alone"}
-"""In the order of running."""
 
 
 def of_baseline(session: Session) -> None:
@@ -41,9 +40,12 @@ def of_best(session: Session) -> None:
 
 
 def reserve_s(session: Session) -> float:
-    """Seconds that the search should leave for the probes of the best so far; 0 where they would not be run anyway."""
-    needed_s = sum(_price_s(session, *probe) for probe in _missing(session, session.best().result.params).items())
-    return needed_s if needed_s <= _unspent_s(session) else 0.0
+    """Seconds that the search should leave for the probes of the best so far that would be run."""
+    total_s, unspent_s = 0.0, _unspent_s(session)
+    for price_s, *_ in _cheapest_first(session, _missing(session, session.best().result.params)):
+        if total_s + price_s <= unspent_s:
+            total_s += price_s
+    return total_s
 
 
 def _run(session: Session, missing: dict[Probe, Params], allowed_s: float) -> list[Probe]:
@@ -54,8 +56,7 @@ def _run(session: Session, missing: dict[Probe, Params], allowed_s: float) -> li
     """
     left_out: list[Probe] = []
     began = False
-    for probe, params in missing.items():
-        price_s = _price_s(session, probe, params)
+    for price_s, probe, params in _cheapest_first(session, missing):
         if price_s > min(allowed_s, _unspent_s(session)):
             left_out.append(probe)
             continue
@@ -65,6 +66,11 @@ def _run(session: Session, missing: dict[Probe, Params], allowed_s: float) -> li
         ran = session.ask_and_run("probe", params, DEADLINE * price_s, probe)
         allowed_s -= ran.result.took_s
     return left_out
+
+
+def _cheapest_first(session: Session, missing: dict[Probe, Params]) -> list[tuple[float, Probe, Params]]:
+    priced = [(_price_s(session, probe, params), probe, params) for probe, params in missing.items()]
+    return sorted(priced, key=lambda p: p[0])  # stable: of equal ones the step alone comes first
 
 
 def _missing(session: Session, params: Params) -> dict[Probe, Params]:

@@ -32,7 +32,7 @@ def test_baseline_first_then_the_best_and_only_what_is_new(long):
     asked = [(s.probe, s.params) for s in probes(trainer)]
     best = next(f.params for f in summary.verdict.finalists if f.name == "best")
     assert asked[:2] == [("compute", BASELINE), ("data", BASELINE)]
-    assert asked[2:] == [("compute", {**best, "cache": False}), ("data", best)]
+    assert dict(asked[2:]) == {"compute": {**best, "cache": False}, "data": best}
     assert all(s.probe is None for s in trainer.specs if s.role != "probe")
 
 
@@ -125,3 +125,14 @@ def test_a_cached_best_is_probed_with_its_cache_by_the_loader_only(tmp_path):
     assert plan.probe_segment == SegmentSettings(
         warmup_steps=6, warmup_s=1.0, warmup_cap_s=10.0, measure_s=10 / 3, measure_steps=6, measure_cap_s=20.0
     )
+
+
+def test_the_dearer_probe_is_the_one_left_out(tmp_path):
+    """A compiled best: its step alone costs a compile, which the share of the budget does not hold."""
+    space = FakeSpace(domain={"compile": (False, "default"), "torch_threads": (1, 2)})
+    space.seeds = ({"compile": "default", "torch_threads": 2},)
+    faster = lambda p: 150.0 if p["compile"] and p["torch_threads"] == 2 else 100.0  # noqa: E731
+    summary, trainer, _ = run(tmp_path, space=space, rate=faster, budget_s=900.0)
+    assert summary.ledger_s["probes"] <= 0.04 * 900
+    assert [(s.probe, s.params["compile"]) for s in probes(trainer)][-1] == ("data", "default")
+    assert any("the step alone, with the best settings" in note for note in summary.notes)
