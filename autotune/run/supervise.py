@@ -127,17 +127,19 @@ def kill_tree(process: Root, tag: str, *, grace_s: float, spare: Collection[int]
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
     deadline = time.monotonic() + KILL_S
+    killed: set[int] = set()
     while True:
         # Looked for before the root is reaped: until then nobody else can have its pid, and its session is known.
         alive = [p for p in _members(process.pid, tag) if p.pid != process.pid and p.state not in "ZX"]
         for p in alive:
+            killed.add(p.pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(p.pid, signal.SIGKILL)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-        reaped = _reap({process.pid, *spare})
+        reaped = _reap({process.pid, *spare}, killed)
         if (reaped and not alive) or time.monotonic() > deadline:
             return
         time.sleep(0.02)
@@ -204,15 +206,20 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _reap(spare: Collection[int]) -> bool:
+def _reap(spare: Collection[int], killed: Collection[int]) -> bool:
     """Collect zombies handed to us; never a child of our own session.
 
     Returns:
-        False while one cannot be collected: its first thread has ended, but others, and its memory, have not.
+        False while one cannot be collected: its first thread has ended, but others, and its memory, have not; or it
+        was killed and is no zombie yet, but has lost its environment already, so that no tag is seen on it.
     """
     done = True
     for p in _processes():
-        if p.ppid == os.getpid() and p.state == "Z" and p.pid not in spare and p.session != os.getsid(0):
+        if p.ppid != os.getpid() or p.pid in spare or p.session == os.getsid(0):
+            continue
+        if p.state != "Z":
+            done = done and p.pid not in killed
+        else:
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(p.pid, os.WNOHANG)[0] == 0:
                     os.kill(p.pid, signal.SIGKILL)

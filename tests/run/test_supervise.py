@@ -45,9 +45,10 @@ STUBBORN = """
     if os.fork() == 0:  # an orphan: its parent leaves at once
         if os.fork() == 0:
             os.setsid()
+            memory = b"x" * (400 << 20)  # gives up its environment some time before it is a zombie
+            open("up", "w").close()
             time.sleep(300)
         os._exit(0)
-    open("up", "w").close()
     time.sleep(300)
 """
 
