@@ -30,7 +30,7 @@ from autotune.contract.trial import (
     TrialResult,
     TrialSpec,
 )
-from autotune.contract.words import FORMAT, PARENT, Outcome, Params, Role, Site, Training, Value
+from autotune.contract.words import FORMAT, PARENT, WARM_ROLES, Outcome, Params, Role, Site, Training, Value
 
 __all__ = [
     "FORMAT",
@@ -40,6 +40,7 @@ __all__ = [
     "TRIALS_CSV_COLUMNS",
     "T_975",
     "UNFELT",
+    "WARM_ROLES",
     "Deadlines",
     "Event",
     "Finalist",

@@ -12,6 +12,8 @@ Value = bool | int | float | str | None
 Params = dict[str, Value]
 """Knob name -> value."""
 Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "train", "trace"]
+WARM_ROLES: Final[tuple[Role, ...]] = ("trial", "sentinel", "probe")
+"""May be forked by a preloaded parent; baseline and finalists start as the user's job does."""
 PARENT: Final = "AUTOTUNE_PARENT_PID"
 """Environment variable: the process that starts a rank, and without which it must not live."""
 

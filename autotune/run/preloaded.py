@@ -18,14 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from autotune.contract import Role, TrialDir, TrialSpec
+from autotune.contract import WARM_ROLES, TrialDir, TrialSpec
 from autotune.run.launch import TAG
 from autotune.run.supervise import Root, kill_tree
 
 log = logging.getLogger(__name__)
 
-WARM_ROLES: Final[tuple[Role, ...]] = ("trial", "sentinel", "probe")
-"""Baseline and finalists start as the user's job does."""
 LATE: Final = (TAG, "TMPDIR")
 """Read when used and not at import: the only variables in which a trial may differ from its parent."""
 MAX_PARENTS: Final = 2

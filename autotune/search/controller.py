@@ -140,7 +140,7 @@ def explore(session: Session) -> str:
         left_s = plan.budget.left_s()
         room_s = left_s - reserve_s(session, left_after_baseline_s) - probes.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
-        ordinary_s = session.price_s(proposals.baseline)
+        ordinary_s = session.price_s(proposals.baseline, warm=True)
         if ordinary_s > limit_s:
             return NO_TIME
         if n_since_sentinel >= SENTINEL_EVERY:
@@ -159,7 +159,7 @@ def explore(session: Session) -> str:
             _tell_duplicate(session, number, proposals.known[key_of(params)])
             continue
         duplicates = 0
-        price_s = session.price_s(params)
+        price_s = session.price_s(params, warm=True)
         if price_s > limit_s:
             skips += 1
             _skip(session, number, params, price_s, left_s, room_s)

@@ -53,16 +53,23 @@ class PriceModel:
     def __init__(self, n_images: int | None = None, images_decoded_per_s: float | None = None) -> None:
         self.n_images = n_images
         self._decoded_per_s = images_decoded_per_s
-        self._launch: list[float] = []
+        self._launch: dict[bool, list[float]] = {False: [], True: []}
         self._segment: dict[str, list[float]] = {}
         self._image_s = 0.0
         self._cold: dict[CompileKey, float] = {}
         self._cache: dict[Value, float] = {}
 
-    def price(self, params: Params, segment: SegmentSettings) -> Price:
-        """Seconds that a trial of this configuration will take."""
+    def price(self, params: Params, segment: SegmentSettings, *, warm: bool = False) -> Price:
+        """Seconds that a trial of this configuration will take.
+
+        Args:
+            params: the configuration.
+            segment: its settings.
+            warm: it may be forked by a preloaded parent; a finalist never is, and its reserve must not be too small.
+        """
+        launches = (self._launch[True] if warm else []) or self._launch[False]
         return Price(
-            launch_s=median(self._launch) if self._launch else LAUNCH_S,
+            launch_s=median(launches) if launches else LAUNCH_S,
             compile_s=self._compile_s(params),
             cache_s=self._cache_s(params),
             segment_s=self._segment_s(params, segment),
@@ -87,9 +94,8 @@ class PriceModel:
     def learn(self, params: Params, result: TrialResult) -> None:
         """Take in what a trial really cost."""
         phases = result.phases_s
-        # A finalist starts cold, and its reserve must not be counted too low: what a warm start took teaches nothing.
-        if "import" in phases and "build" in phases and not result.warm:
-            self._launch.append(phases["import"] + phases["build"])
+        if "import" in phases and "build" in phases:
+            self._launch[result.warm].append(phases["import"] + phases["build"])
         compile_s = 0.0
         if (
             params.get("compile")

@@ -8,6 +8,7 @@ from statistics import geometric_mean, stdev
 from typing import Any, Final
 
 from autotune.contract import (
+    WARM_ROLES,
     Event,
     NotTried,
     Observer,
@@ -33,6 +34,8 @@ from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran
 from autotune.search.study import Study
 
+COMPILE_LIMIT_S: Final = 1800.0
+"""For a first step that compiles: yolo11n took 476 s on two busy cores (ULTRALYTICS 4)."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
 
@@ -96,9 +99,9 @@ class Session:
         """A job's arguments -> a trial's."""
         return {**args, "data": self.plan.data_for(args.get("cache", False)), **self.plan.trial_args}
 
-    def price_s(self, params: Params) -> float:
-        """Seconds that a trial of this configuration will take."""
-        return self.model.price(params, self.plan.segment).total_s
+    def price_s(self, params: Params, *, warm: bool = False) -> float:
+        """Seconds that a trial of this configuration will take; `warm`: in one of the roles that may start so."""
+        return self.model.price(params, self.plan.segment, warm=warm).total_s
 
     def run(
         self,
@@ -124,6 +127,9 @@ class Session:
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
         total_s = min(plan.trial_limit_s, limit_s or plan.trial_limit_s, max(1.0, budget.left_s() - plan.report_s))
+        deadlines = replace(plan.deadlines, total_s=total_s)
+        if params.get("compile"):
+            deadlines = replace(deadlines, first_step_s=max(COMPILE_LIMIT_S, deadlines.first_step_s))
         spec = TrialSpec(
             number=number,
             role=role,
@@ -137,11 +143,11 @@ class Session:
             gpus=self.info.gpus,
             n_ranks=self.info.n_ranks,
             segment=plan.probe_segment if probe else plan.segment,
-            deadlines=replace(plan.deadlines, total_s=total_s),
+            deadlines=deadlines,
             seed=self.info.seed,
             probe=probe,
         )
-        price_s = None if probe else self.price_s(params)
+        price_s = None if probe else self.price_s(params, warm=role in WARM_ROLES)
         directory = plan.run_dir.trial(number)
         directory.path.mkdir(parents=True, exist_ok=True)
         self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=price_s))

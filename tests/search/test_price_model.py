@@ -34,6 +34,7 @@ def test_a_warm_start_is_not_what_a_cold_one_costs():
     model, quick = PriceModel(), {"import": 0.25, "build": 0.25}
     model.learn(BASELINE, replace(result(BASELINE, 16.5, **quick), warm=True))
     assert model.price(BASELINE, SEGMENT).launch_s == LAUNCH_S, "finalists start cold"
+    assert model.price(BASELINE, SEGMENT, warm=True).launch_s == 0.5
     assert model.price(BASELINE, SEGMENT).segment_s == 16.0
 
 
