@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 
 from autotune.run.demo import demo_dataset
 
+PRIVATE = tempfile.TemporaryDirectory(prefix="autotune-tests-")  # removed when the interpreter ends
 # Tests that import Ultralytics, or start the yolo client, must not write the settings of whoever runs them.
-os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="autotune-tests-yolo-"))
+os.environ.setdefault("YOLO_CONFIG_DIR", f"{PRIVATE.name}/yolo")
 # A search that somebody runs on this machine is no fault of the tests, nor theirs of it.
-os.environ.setdefault("AUTOTUNE_LOCKS", tempfile.mkdtemp(prefix="autotune-tests-locks-"))
+os.environ.setdefault("AUTOTUNE_LOCKS", f"{PRIVATE.name}/locks")
+# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

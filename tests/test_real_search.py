@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -141,12 +142,14 @@ def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Pa
         steps = list(out.glob("*/trials/0001/steps0.txt"))
         return bool(steps) and steps[0].stat().st_size > 0
 
-    while not in_second_trial():
-        assert time.monotonic() < deadline
-        assert search.poll() is None
-        time.sleep(0.2)
-    search.send_signal(signal.SIGINT)
-    output, _ = search.communicate(timeout=90)
+    with contextlib.ExitStack() as stack:
+        stack.callback(search.kill)
+        while not in_second_trial():
+            assert time.monotonic() < deadline
+            assert search.poll() is None
+            time.sleep(0.2)
+        search.send_signal(signal.SIGINT)
+        output, _ = search.communicate(timeout=90)
     assert search.returncode == 130, output
     assert left_over(out) == []
     run = next(p for p in out.iterdir() if not p.is_symlink())

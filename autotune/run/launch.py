@@ -71,19 +71,25 @@ def environment(
         env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(max(1, round(spec.deadlines.grace_s))))
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if spec.role != "train":
-        private = directory.path.parent / ".yolo"
-        tmp = directory.tmp
-        for folder in (private, tmp):
-            folder.mkdir(parents=True, exist_ok=True)
         env |= {
             "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
-            "YOLO_CONFIG_DIR": str(private.resolve()),
+            "YOLO_CONFIG_DIR": str(_settings(directory).resolve()),
             "YOLO_OFFLINE": "true",
             "YOLO_AUTOINSTALL": "false",
-            "TMPDIR": str(tmp),
+            "TMPDIR": str(directory.tmp),
             "MPLBACKEND": "Agg",
         }
     return env | spec.env
+
+
+def make_private_folders(directory: TrialDir) -> None:
+    """The folders that a trial's environment names: its TMPDIR, and the run's YOLO settings."""
+    for folder in (_settings(directory), directory.tmp):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _settings(directory: TrialDir) -> Path:
+    return directory.path.parent / ".yolo"
 
 
 def run_tag(trial: Path) -> str:

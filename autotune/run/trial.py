@@ -15,7 +15,7 @@ from autotune.errors import FormatError, MachineError
 from autotune.machine.limits import oom_kills
 from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
-from autotune.run.launch import argv, environment
+from autotune.run.launch import argv, environment, make_private_folders
 from autotune.run.outcome import Judgement, classify
 from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import build_result
@@ -61,6 +61,8 @@ def run_trial(
     watcher = Watcher(spec, directory, watch)
     shm, used, kills = list_shared_memory(), used_memory(spec.gpus), oom_kills()
     try:
+        with _writing(directory.tmp):
+            make_private_folders(directory)
         env = environment(spec, directory, tag)
         log = None if to_screen else directory.log
         cold = partial(start_cold, argv(spec, directory), env=env, cwd=directory.path, log=log)

@@ -20,7 +20,7 @@ import psutil
 
 from autotune.contract import SegmentSettings, TrialDir, TrialSpec, write_json
 from autotune.run.demo import demo_dataset
-from autotune.run.launch import environment
+from autotune.run.launch import environment, make_private_folders
 from autotune.run.trial import run_trial
 from autotune.run.watch import Live
 
@@ -65,6 +65,7 @@ def two_ranks(name: str, asked: TrialSpec, folder: Path, hurt: Callable[[psutil.
     """A real trial on two gloo ranks; `hurt` gets the process of rank 1 after its third step."""
     directory = TrialDir(folder / name)
     directory.path.mkdir()
+    make_private_folders(directory)
     asked = replace(asked, n_ranks=2, segment=LONG)
     write_json(directory.spec, asked)
     with directory.log.open("wb") as out:
@@ -124,6 +125,7 @@ def small_tmpfs(at: str, size: str, asked: TrialSpec, name: str, f: Path) -> Non
     """A real trial in a mount namespace of its own, where `at` is a small tmpfs."""
     directory = TrialDir(f / name)
     directory.path.mkdir()
+    make_private_folders(directory)
     write_json(directory.spec, asked)
     shell = f'mount -t tmpfs -o size={size} tmpfs "$1" && shift && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", shell, "sh", at]
