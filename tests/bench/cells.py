@@ -101,8 +101,12 @@ def trial(cell: Cell, data: str, folder: Path, **kwargs: Any) -> TrialResult:
 
 
 def full_training(cell: Cell, n_epochs: int, extra: tuple[str, ...] = ()) -> list[float]:
-    """Seconds of whole epochs 2..n of one fresh full training, which is stopped then; the first carries the start."""
-    overrides = ["val=False", "save=False", "plots=False", *extra]
+    """Seconds of whole epochs 2..n of one fresh full training, which is stopped then; the first carries the start.
+
+    Without Ultralytics' three warm-up epochs, in which `accumulate` grows from 1: of a long training they are a trifle,
+    of the first four epochs they would be most.
+    """
+    overrides = ["val=False", "save=False", "plots=False", "warmup_epochs=0", *extra]
     with tempfile.TemporaryDirectory(prefix="bench-full-") as tmp:
         env = {
             **os.environ,

@@ -1,8 +1,9 @@
 """python tests/bench/full_training.py RUN: do whole epochs of full training agree with the receipt of RUN?
 
 Run by hand. Plain `yolo train` with the run's stock arguments against `bash RUN/best/launch.sh`, interleaved; both
-without validation and checkpoints, 14 epochs asked so that mosaic stays open for the first four, stopped after three or
-four. The first epoch is left out: it carries the start. Prints images/s of whole epochs from Ultralytics' results.csv.
+without validation, checkpoints and warm-up epochs (in which `accumulate` grows), 14 epochs asked so that mosaic stays
+open for the first four, stopped after three or four. The first epoch is left out: it carries the start. Prints images/s
+of whole epochs from Ultralytics' results.csv.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from math import exp, log
 from pathlib import Path
 from statistics import fmean
 
-EXTRA = ["epochs=14", "val=False", "save=False", "plots=False"]
+EXTRA = ["epochs=14", "val=False", "save=False", "plots=False", "warmup_epochs=0"]
 STOCK_KEYS = ("model", "data", "imgsz", "batch", "device")
 
 

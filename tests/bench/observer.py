@@ -7,6 +7,7 @@ whole epochs of plain `yolo train` against whole epochs with our hooks on, fresh
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -23,16 +24,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import itertools
-
-from cells import Cell, epoch_ends, full_training, machine, save, trial_spec
+from cells import Cell, epoch_ends, full_training, job, machine, save, trial_spec
+from scipy.stats import t as student
 
 from autotune.contract import SegmentSettings, TrialDir
 
 CELL = Cell("imgsz 64, batch 8", args={"imgsz": 64, "batch": 8})
 N_EPOCHS = 6
 ENDLESS = SegmentSettings(warmup_cap_s=0.5, measure_s=1e6, measure_cap_s=1e6)
-T_975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
 
 
 class Meter:
@@ -104,11 +103,9 @@ def child(folder: str, metered: bool) -> None:
 
 def with_hooks(metered: bool) -> tuple[list[float], dict[str, float]]:
     """Seconds of whole epochs 2..n with our hooks, and the figures of the child."""
-    from cells import job
-
     with tempfile.TemporaryDirectory(prefix="observer-") as tmp:
         args = {**job(CELL), "task": "detect", "mode": "train", "val": False, "save": False, "plots": False,
-                "project": f"{tmp}/runs"}  # fmt: skip
+                "warmup_epochs": 0, "project": f"{tmp}/runs"}  # fmt: skip
         (Path(tmp) / "args.json").write_text(json.dumps(args))
         env = {**os.environ, "YOLO_CONFIG_DIR": f"{tmp}/config", "YOLO_OFFLINE": "true"}
         done = subprocess.run(
@@ -119,6 +116,18 @@ def with_hooks(metered: bool) -> tuple[list[float], dict[str, float]]:
             sys.exit(done.stderr[-2000:])
         ends = epoch_ends(Path(tmp))
         return [b - a for a, b in itertools.pairwise(ends)], json.loads((Path(tmp) / "figures.json").read_text())
+
+
+def summary(figures: dict[str, float], pairs: list[dict[str, float]]) -> dict[str, Any]:
+    """Hooks over step, and the paired share with its 95 % interval (Student's t on the logs; None for one pair)."""
+    logs = [log(p["hooks"] / p["plain"]) for p in pairs]
+    half = student.ppf(0.975, len(logs) - 1) * stdev(logs) / len(logs) ** 0.5 if len(logs) > 1 else None
+    return {
+        **figures,
+        "hooks_frac": figures["hooks_us"] / figures["step_us"],
+        "paired_frac": expm1(fmean(logs)),
+        "paired_ci95": [expm1(fmean(logs) - half), expm1(fmean(logs) + half)] if half is not None else None,
+    }
 
 
 def main() -> None:
@@ -139,22 +148,15 @@ def main() -> None:
     pairs: list[dict[str, float]] = []
     for i in range(given.pairs):
         parts: list[tuple[str, Callable[[], list[float]]]] = [
-            ("plain", lambda: full_training(CELL, N_EPOCHS - 1)),
+            ("plain", lambda: full_training(CELL, N_EPOCHS)),
             ("hooks", lambda: with_hooks(metered=False)[0]),
         ]
         pair = {name: fmean(run()) for name, run in (parts if i % 2 == 0 else parts[::-1])}
         pairs.append(pair)
         print(i, {k: round(v, 3) for k, v in pair.items()}, flush=True)
-    logs = [log(p["hooks"] / p["plain"]) for p in pairs]
-    half = T_975[len(logs)] * stdev(logs) / len(logs) ** 0.5
-    summary = {
-        **figures,
-        "hooks_frac": figures["hooks_us"] / figures["step_us"],
-        "paired_frac": expm1(fmean(logs)),
-        "paired_ci95": [expm1(fmean(logs) - half), expm1(fmean(logs) + half)],
-    }
-    print(summary)
-    save(given.out, {"machine": machine(), "cell": CELL.name, "summary": summary, "pairs": pairs})
+        saved = {"cell": CELL.name, "summary": summary(figures, pairs), "pairs": pairs}
+        save(given.out, {"machine": machine(), **saved})
+    print(summary(figures, pairs))
     return None
 
 

@@ -21,9 +21,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cells import TINY, Cell, full_training, job, machine, save, trial
+from scipy.stats import t as student
 
 from autotune.contract import RankRecord, TrialDir, read_json
 from autotune.run.dataset import DatasetView
+from autotune.run.statistics import quantile
 
 HD = {"imgsz": 64, "batch": 4}
 CELLS = (
@@ -109,11 +111,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         floor += [abs(a - b) for a, b in itertools.combinations(real, 2)]
     errors = sorted(abs(c["error"]) for c in cells)
     signed = [c["error"] for c in cells]
-    half = 2.2 * stdev(signed) / len(signed) ** 0.5 if len(signed) > 2 else None
+    half = student.ppf(0.975, len(signed) - 1) * stdev(signed) / len(signed) ** 0.5 if len(signed) > 2 else None
     return {
         "n_cells": len(cells),
         "median_abs_error": median(errors),
-        "p95_abs_error": errors[min(len(errors) - 1, round(0.95 * (len(errors) - 1)))],
+        "p95_abs_error": quantile(errors, 0.95),
         "bias": fmean(signed),
         "bias_half_width": half,
         "naive_median_abs_error": median(abs(c["naive_error"]) for c in cells),
