@@ -31,6 +31,8 @@ _STYLES = {
 }
 _WIDE, _MEDIUM = 96, 72
 """Columns of terminal below which peak and wait, then the half-width, are left out; counts get their own line."""
+_ECHO = 2
+"""Columns left free at the right: the terminal's own `^C` would wrap there, and the next drawing begin a line too low."""
 
 
 class LiveView:
@@ -76,11 +78,11 @@ class LiveView:
             now_s = self._state.now_s
             if self._state.running is not None or not self._state.over:
                 now_s += self._clock() - self._heard_at
-            return panel(self._state, now_s, self._console.width)
+            return panel(self._state, now_s, self._console.width - _ECHO)
 
 
 def panel(state: State, now_s: float, width: int) -> Panel:
-    """The panel at a moment, for a terminal of `width` columns."""
+    """The panel at a moment, `width` columns wide."""
     foot = Table.grid(expand=True, padding=(0, 2))
     foot.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
     foot.add_column(no_wrap=True)
@@ -93,6 +95,7 @@ def panel(state: State, now_s: float, width: int) -> Panel:
         title_align="left",
         subtitle=Text(f"{phase}{state.phase_note} ") if phase and state.phase_note else Text(phase) if phase else None,
         subtitle_align="left",
+        width=width,
     )
 
 
