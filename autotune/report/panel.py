@@ -32,7 +32,7 @@ _STYLES = {
 _WIDE, _MEDIUM = 96, 72
 """Columns of terminal below which peak and wait, then the half-width, are left out; counts get their own line."""
 _ECHO = 2
-"""Columns left free at the right: the terminal's own `^C` would wrap there, and the next drawing begin a line too low."""
+"""Columns left free at the right: the terminal echoes `^C` there; if it wrapped, the next drawing began too low."""
 
 
 class LiveView:
