@@ -15,6 +15,8 @@ N_OTHERS: Final = 3
 """Bars beside yours and the best: the fastest of the other trials."""
 NEAR_FRAC: Final = 0.05
 """Ceilings that lie nearer to each other are one: a probe is known to a few per cent."""
+_OFF_SCALE: Final = 2.0
+"""A ceiling so many times as high as bars and lowest ceiling is in the legend only: drawn, it would squeeze them."""
 _OTHER = "#b9c0cb"
 _LINES: Final = {"loader alone": ("#f26a2e", "dash"), "step alone": ("#9b6bf0", "dot"), "in turn": ("#3f8fe0", "solid")}
 _PARTS: Final = {
@@ -60,6 +62,8 @@ def ceilings(run: RunData) -> Card:
         hovertemplate="%{customdata}: %{x:.4g} img/s<extra></extra>",
         showlegend=False,
     )
+    near = max(min(lines.values()), *(r.images_per_s or 0.0 for _, r in bars))
+    seen = [x for x in lines.values() if x <= _OFF_SCALE * near]
     for name, x in lines.items():
         colour, dash = _LINES[name]
         figure.add_scatter(
@@ -67,7 +71,7 @@ def ceilings(run: RunData) -> Card:
             y=[-0.6, len(bars) - 0.4],
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2.5},
-            name=f"{name} {words.number(x)}",
+            name=f"{name} {words.number(x)}{'' if x in seen else ', off the scale'}",
             hovertemplate=f"{name}: {words.rate(x)}<extra></extra>",
         )
     figure.update_yaxes(
@@ -76,8 +80,7 @@ def ceilings(run: RunData) -> Card:
         range=[len(bars) - 0.4, -0.6],
         showgrid=False,
     )
-    end = 1.06 * max([*lines.values(), *(r.images_per_s or 0.0 for _, r in bars)])
-    figure.update_xaxes(title_text="images/s", range=[0, end])
+    figure.update_xaxes(title_text="images/s", range=[0, 1.06 * max(near, *seen)])
     return make_card(run, title, _ceiling_words(run, lines, bars), df, figure=figure)
 
 

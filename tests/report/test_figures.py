@@ -252,6 +252,17 @@ def test_one_ceiling_of_other_settings_is_none_of_the_best(tmp_path: Path) -> No
     assert not FIGURES["ceilings"](probed(tmp_path / "b", probes[:1])).drawn
 
 
+def test_a_far_ceiling_does_not_squeeze_the_bars(tmp_path: Path) -> None:
+    best = params_of(5)
+    rate = result_of(5).images_per_s
+    probes = [probe_of(7, "compute", 1.1 * rate, best), probe_of(8, "data", 9.0 * rate, best)]  # type: ignore[operator]
+    figure = json.loads(FIGURES["ceilings"](probed(tmp_path, probes)).figure.to_json())  # type: ignore[union-attr]
+    names = {t["name"].split()[0]: t["name"] for t in figure["data"] if t.get("mode") == "lines"}
+    assert names["loader"].endswith(", off the scale")
+    assert "off" not in names["step"]
+    assert 1.1 * rate < figure["layout"]["xaxis"]["range"][1] < 2 * rate  # type: ignore[operator]
+
+
 def test_without_workers_loader_and_step_take_turns(tmp_path: Path) -> None:
     best = params_of(5) | {"workers": 0}
     results = [result_of(0), result_of(1, params=best, images_per_s=50.0)]
