@@ -41,11 +41,11 @@ def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]
     new = [root / name for name in sorted(list_shared_memory(root) - frozenset(before)) if _may_be_ours(root / name)]
     if not new:
         return []  # nearly always: the look into every process below is not cheap
-    used = set(_used_files(root))
+    used = set(_used_inodes(root))
     removed = []
     for path in new:
-        if str(path) not in used:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_ino not in used:
                 path.unlink()
                 removed.append(path.name)
     if removed:
@@ -76,20 +76,34 @@ def _may_be_ours(path: Path) -> bool:
     return False
 
 
-def _used_files(root: Path) -> Iterator[str]:
-    """Files under root that any process has mapped or open, as far as we may look."""
-    prefix = f"{root.resolve()}/"
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            for line in (process / "maps").read_text("utf-8", "replace").splitlines():
-                _, found, name = line.partition(prefix)
-                if found:
-                    yield f"{root}/{name}"
-        with contextlib.suppress(OSError):
-            for fd in (process / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    target = str(fd.readlink())
-                    if target.startswith(prefix):
-                        yield f"{root}/{target[len(prefix) :]}"
+def _used_inodes(root: Path) -> Iterator[int]:
+    """Inodes of root's file system that any process has mapped or open, as far as we may look.
+
+    Not names: sem_open maps a temporary file and then links it, so a semaphore in use is shown by a name that is gone.
+    """
+    with contextlib.suppress(OSError):
+        device = root.stat().st_dev
+        shown = f"{os.major(device):02x}:{os.minor(device):02x}"
+        prefix = f"{root.resolve()}/"
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                yield from _mapped(process, shown)
+                yield from _open(process, prefix, device)
+
+
+def _mapped(process: Path, device: str) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for line in (process / "maps").read_text("utf-8", "replace").splitlines():
+            fields = line.split(maxsplit=5)  # addresses, permissions, offset, device, inode, name
+            if fields[3] == device:
+                yield int(fields[4])
+
+
+def _open(process: Path, prefix: str, device: int) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(fd.readlink()).startswith(prefix):  # to ask every file could wait for a dead network disk
+                    status = fd.stat()
+                    if status.st_dev == device:
+                        yield status.st_ino
