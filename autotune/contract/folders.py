@@ -136,6 +136,11 @@ class RunDir:
         """Folder of one trial."""
         return TrialDir(self.trials / f"{number:04d}")
 
+    def numbered(self) -> list[tuple[int, TrialDir]]:
+        """The trial folders there are, by number; a copy that somebody made (0003-mine) is none."""
+        names = (path.name for path in self.trials.glob("[0-9]*"))
+        return [(n, self.trial(n)) for n in sorted(int(m) for m in names if m.isdecimal() and m == f"{int(m):04d}")]
+
 
 TRIALS_CSV_COLUMNS: Final = (
     "number",

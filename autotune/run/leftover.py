@@ -10,7 +10,7 @@ from typing import Final
 
 import psutil
 
-from autotune.contract import RunDir, TrialDir
+from autotune.contract import RunDir
 from autotune.run.cleanup import remove_private_folders
 from autotune.run.launch import RUN_TAG
 from autotune.run.supervise import find_tagged
@@ -45,9 +45,10 @@ def sweep_files(run_dir: RunDir) -> None:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
-    for path in run_dir.trials.glob("[0-9]*"):
-        remove_private_folders(TrialDir(path))
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    for _, directory in run_dir.numbered():
+        remove_private_folders(directory)
 
 
 def _runs(process: psutil.Process) -> bool:
