@@ -89,7 +89,7 @@ def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str
         BaseException: whatever interrupts us (KeyboardInterrupt), after the tree is dead.
     """
     _become_subreaper()
-    older = {p.pid for p in _processes() if p.ppid == os.getpid()}
+    older = own_children()
     began = time.monotonic()
     reason: str | None = None
     process = start()
@@ -130,7 +130,8 @@ def kill_tree(process: Root, tag: str, *, grace_s: float, spare: Collection[int]
     killed: set[int] = set()
     while True:
         # Looked for before the root is reaped: until then nobody else can have its pid, and its session is known.
-        alive = [p for p in _members(process.pid, tag) if p.pid != process.pid and p.state not in "ZX"]
+        members = _members(process.pid, tag, reaped=process.returncode is not None)
+        alive = [p for p in members if p.pid != process.pid and p.state not in "ZX"]
         for p in alive:
             killed.add(p.pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -143,6 +144,11 @@ def kill_tree(process: Root, tag: str, *, grace_s: float, spare: Collection[int]
         if (reaped and not alive) or time.monotonic() > deadline:
             return
         time.sleep(0.02)
+
+
+def own_children() -> frozenset[int]:
+    """Children of this process: what somebody else started, when it is asked before a tree is."""
+    return frozenset(p.pid for p in _processes() if p.ppid == os.getpid())
 
 
 def find_tagged(value: str, name: str = TAG) -> list[psutil.Process]:
@@ -181,10 +187,16 @@ def _has(pid: int, variable: str) -> bool:
     return False
 
 
-def _members(root: int, tag: str) -> list[_Process]:
-    """Tagged processes and the root; their descendants; the sessions that any of these opened, and so on."""
+def _members(root: int, tag: str, *, reaped: bool) -> list[_Process]:
+    """Tagged processes and the root; their descendants; the sessions that any of these opened, and so on.
+
+    Once the root is reaped, a process of its number is somebody else's. The kernel gives a number away only when no
+    session has it either, so that without such a process the number still means our session.
+    """
     table = list(_processes())
-    seeds = {root} | {p.pid for p in table if _has(p.pid, f"{TAG}={tag}")}
+    seeds = {p.pid for p in table if _has(p.pid, f"{TAG}={tag}")}
+    if not (reaped and any(p.pid == root for p in table)):
+        seeds.add(root)
     found = {p.pid: p for p in table if p.pid in seeds}
     mine = {os.getpid(), os.getsid(0)}
     while True:
