@@ -60,9 +60,12 @@ def remove_private_folders(directory: TrialDir) -> None:
 
 
 def disk_full(folder: Path) -> str | None:
-    """The line that says so when the file system of this folder has no room left, else None."""
-    free = shutil.disk_usage(folder).free
-    return f"No space left on device: {folder} has {free} bytes free" if free < MIN_FREE_BYTES else None
+    """The line that says so when the file system of this folder has no room left, else None (no folder either)."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < MIN_FREE_BYTES:
+            return f"No space left on device: {folder} has {free} bytes free"
+    return None
 
 
 def _may_be_ours(path: Path) -> bool:

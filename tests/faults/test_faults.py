@@ -218,12 +218,19 @@ print(json.dumps([*said, len(Tree(directory).processes()), (directory.path / "tm
 
 
 def on_small_disk(folder: Path, filled: str) -> list[Any]:
-    """Run the script above with a tmpfs of 2 MiB over the folder, in a user namespace of its own."""
-    mount = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
-    command = ["unshare", "-rm", "sh", "-c", mount, "sh", str(folder), sys.executable, ON_A_FULL_DISK, filled]
-    end = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    """Run the script above on a small disk; what it says."""
+    end = run_on_small_disk(folder, ON_A_FULL_DISK, filled)
     assert end.returncode == 0, end.stderr
     return json.loads(end.stdout)
+
+
+def run_on_small_disk(folder: Path, script: str, filled: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with a tmpfs of 2 MiB over the folder, in a user namespace of its own."""
+    mount = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+    command = ["unshare", "-rm", "sh", "-c", mount, "sh", str(folder), sys.executable, script, filled]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2], check=False
+    )
 
 
 namespaces = pytest.mark.skipif(
@@ -246,3 +253,34 @@ def test_disk_filled_for_good(near: Path) -> None:
     assert outcome == "MachineError", "the result cannot be written, and that is the user's business"
     assert "No space left on device" in error
     assert (n_left, tmp_left) == (0, False)
+
+
+A_SEARCH_ON_A_FULL_DISK = """
+import contextlib, sys
+from pathlib import Path
+from autotune import app, cli
+home, when, search = Path(sys.argv[1]), sys.argv[2], app.search
+
+def fill(event):
+    if f"{event.kind} {getattr(event, 'number', '')}".strip() == when:
+        with contextlib.suppress(OSError), (home / "filler").open("wb", buffering=0) as f:
+            while f.write(bytes(4096)):
+                pass
+
+app.search = lambda request, observers: search(request, [*observers, fill])
+sys.argv = ["autotune", "search", "--dry-run", "-q", "--budget", "5m", "--out", str(home / "out"), "epochs=50"]
+cli.main()
+"""
+
+
+@namespaces
+@pytest.mark.parametrize(
+    "filled", ["trial_started 2", "trial_ended", pytest.param("by the report, which is larger", marks=pytest.mark.slow)]
+)
+def test_a_search_on_a_full_disk_says_so(near: Path, filled: str) -> None:
+    end = run_on_small_disk(near, A_SEARCH_ON_A_FULL_DISK, filled)
+    assert end.returncode == 3, end.stderr
+    error, hint = end.stderr.splitlines()
+    assert error.startswith("error: cannot write ")
+    assert error.endswith(("No space left on device", "disk is full", "disk I/O error")), error
+    assert "--resume" in hint
