@@ -28,26 +28,35 @@ def list_shared_memory(root: Path = SHM) -> frozenset[str]:
     return frozenset()
 
 
-def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]:
-    """Remove what trials leave in shared memory and no living process uses; call it when the tree is dead.
+def orphaned(before: Collection[str], root: Path = SHM) -> list[Path]:
+    """What trials leave in shared memory: ours by name and owner, new, mapped or open in no process.
 
     Args:
         before: names that were there before the trial, and are not its own.
         root: the folder; a test's own in place of /dev/shm.
-
-    Returns:
-        The names removed: ours by name and owner, newer than the trial, mapped or open in no process.
     """
     new = [root / name for name in sorted(list_shared_memory(root) - frozenset(before)) if _may_be_ours(root / name)]
-    if not new:
-        return []  # nearly always: the look into every process below is not cheap
-    used = set(_used_inodes(root))
-    removed = []
+    # Nearly always there is none, and the look into every process is not cheap.
+    used = set(_used_inodes(root)) if new else set()
+    found = []
     for path in new:
         with contextlib.suppress(OSError):
             if path.lstat().st_ino not in used:
-                path.unlink()
-                removed.append(path.name)
+                found.append(path)
+    return found
+
+
+def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]:
+    """Remove what a trial left in shared memory (see `orphaned`); call it when its tree is dead.
+
+    Returns:
+        The names removed.
+    """
+    removed = []
+    for path in orphaned(before, root):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            removed.append(path.name)
     if removed:
         log.info("removed from %s: %s", root, ", ".join(removed))
     return removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import time
 import uuid
@@ -60,6 +61,8 @@ def run_trial(
     tag = uuid.uuid4().hex
     shm, used, kills = list_shared_memory(), used_memory(spec.gpus), oom_kills()
     try:
+        with writing(directory.shm_before):
+            directory.shm_before.write_text(json.dumps(sorted(shm)), encoding="utf-8")
         with writing(directory.tmp):
             make_private_folders(directory)
         env = environment(spec, directory, tag)
@@ -93,6 +96,7 @@ def run_trial(
     result = replace(result, warm=start is not None and start.warm)
     with writing(directory.result):
         write_json(directory.result, result)
+    directory.shm_before.unlink(missing_ok=True)
     return result
 
 

@@ -58,7 +58,7 @@ def _write(recorder: Recorder, error: BaseException | None) -> None:
     except OSError as e:
         if recorder.spec.role == "train":
             raise
-        shutil.rmtree(recorder.directory.path / "tmp", ignore_errors=True)
+        shutil.rmtree(recorder.directory.tmp, ignore_errors=True)
         recorder.write(error or e)
 
 
