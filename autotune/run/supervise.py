@@ -76,7 +76,14 @@ def start_cold(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: P
         )
 
 
-def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str | None], grace_s: float = 3.0) -> Exit:
+def run_tree(
+    start: Callable[[], Root],
+    *,
+    tag: str,
+    poll: Callable[[float], str | None],
+    grace_s: float = 3.0,
+    interrupt_s: float = 0.0,
+) -> Exit:
     """Start a process and wait until it exits, or until `poll` returns a reason to kill its whole tree.
 
     Args:
@@ -84,6 +91,7 @@ def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str
         tag: finds the members that left the tree.
         poll: called every POLL_S with the seconds since the start.
         grace_s: seconds between SIGTERM and SIGKILL.
+        interrupt_s: seconds that the root has to end by itself when we are interrupted: it is sent SIGINT then.
 
     Raises:
         BaseException: whatever interrupts us (KeyboardInterrupt), after the tree is dead.
@@ -103,6 +111,12 @@ def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str
                 reason = poll(time.monotonic() - began)
                 if reason:
                     break
+        except KeyboardInterrupt:
+            if interrupt_s:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(interrupt_s)
+            raise
         finally:
             took = time.monotonic() - began
             kill_tree(process, tag, grace_s=grace_s if reason else 0.0, spare=older)
