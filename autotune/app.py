@@ -28,7 +28,7 @@ from autotune.contract import (
     Value,
     write_json,
 )
-from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError
+from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.port import SpacePort
@@ -81,9 +81,10 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
         Run folder and exit code (0 or 130).
 
     Raises:
-        AutotuneError: wrong input, and then nothing was written; or no trial succeeded (exit code 4).
+        AutotuneError: wrong input, and then nothing was written; or no trial succeeded (exit code 4); or the disk is
+            full (exit code 3).
     """
-    with contextlib.ExitStack() as stack:
+    with on_disk("the run folder"), contextlib.ExitStack() as stack:
         job = (_go_on if request.resume else _begin)(request, observers, stack)
         folder = job.run_dir.path
         try:

@@ -15,6 +15,8 @@ from autotune.errors import InputError
 
 TRACE_STEPS: Final = 5
 """Steps of a trace: 10 to 50 MB before compression (KNOBS 6)."""
+FINISH_S: Final = 5.0
+"""After Ctrl-C a full training has so long to finish the checkpoint that it is writing."""
 TRACE_S: Final = 600.0
 """A traced trial may take so long whatever the search had left for it: profiling and export are slow."""
 
@@ -111,5 +113,6 @@ def train(path: str, overrides: Mapping[str, Any]) -> int:
             partial(start_cold, argv(spec, directory), env=environment(spec, directory, tag), cwd=Path.cwd(), log=None),
             tag=tag,
             poll=lambda _: None,
+            interrupt_s=FINISH_S,
         )
     return end.returncode

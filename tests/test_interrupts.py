@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autotune.contract import Outcome, Summary, TrialResult, read_json
+from autotune.contract import Outcome, RunDir, Summary, TrialResult, read_json
 from autotune.run.launch import RUN_TAG
 from autotune.run.supervise import find_tagged
 from autotune.search.past import read_events
@@ -169,6 +169,7 @@ def finish(world: World, first: Search, before: dict[int, TrialResult]) -> Summa
     assert (first.folder / "best" / "best.yaml").exists()
     assert "SIMULATED" in (first.folder / "report.html").read_text(encoding="utf-8")
     assert list(world.tmp.iterdir()) == []
+    assert not [d.tmp for _, d in RunDir(first.folder).numbered() if d.tmp.exists()]
     assert not list(first.folder.glob("**/*.tmp"))
     assert not list(first.folder.glob(".best.*"))
     assert tree_of(first.folder) == []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 LONGEST_TMPDIR: Final = 60
 """Loader workers hand tensors over through sockets in TMPDIR, and the path of a socket has at most 107 bytes."""
+SHORT_TMP: Final = Path("/tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,20 @@ class TrialDir:
 
     @property
     def tmp(self) -> Path:
-        """TMPDIR of its processes: in the folder, or in the system's where that path is too long for a socket.
+        """TMPDIR of its processes: in the folder, or in /tmp where that path is too long for a socket.
 
-        Always the same for the same folder, so that whoever goes on after a kill -9 finds it.
+        Always the same for the same folder, so that the trial itself, and whoever goes on after a kill -9, finds it;
+        not $TMPDIR, which differs between shells and is this very folder inside the trial.
         """
         own = self.path.resolve() / "tmp"
         if len(os.fsencode(own)) <= LONGEST_TMPDIR:
             return own
-        return Path(tempfile.gettempdir()) / f"autotune-{hashlib.sha256(os.fsencode(own)).hexdigest()[:12]}"
+        return SHORT_TMP / f"autotune-{hashlib.sha256(os.fsencode(own)).hexdigest()[:12]}"
+
+    @property
+    def shm_before(self) -> Path:
+        """Names in shared memory when it started, a JSON list; there until it has a result."""
+        return self.path / "shm_before.json"
 
     @property
     def stop(self) -> Path:
@@ -135,6 +141,11 @@ class RunDir:
     def trial(self, number: int) -> TrialDir:
         """Folder of one trial."""
         return TrialDir(self.trials / f"{number:04d}")
+
+    def numbered(self) -> list[tuple[int, TrialDir]]:
+        """The trial folders there are, by number; a copy that somebody made (0003-mine) is none."""
+        names = (path.name for path in self.trials.glob("[0-9]*"))
+        return [(n, self.trial(n)) for n in sorted(int(m) for m in names if m.isdecimal() and m == f"{int(m):04d}")]
 
 
 TRIALS_CSV_COLUMNS: Final = (

@@ -59,7 +59,7 @@ def choose(run: RunDir, number: int | None) -> Chosen:
     wanted = best if number is None else number
     assert wanted is not None
     if not run.trial(wanted).spec.is_file():
-        known = sorted(int(p.name) for p in run.trials.glob("[0-9]*") if (p / "spec.json").is_file())
+        known = [number for number, directory in run.numbered() if directory.spec.is_file()]
         span = f"it has {known[0]} to {known[-1]}" if known else "it has none"
         raise InputError(f"{run.path} has no trial {wanted}", span)
     result = read_json(run.trial(wanted).result, TrialResult)
@@ -87,9 +87,9 @@ def keeper(run: RunDir, chosen: Chosen) -> Chosen | None:
     if chosen.info.training == "same" or keeps_training(chosen.args, job):
         return None
     found: list[tuple[float, Chosen]] = []
-    for path in sorted(run.trials.glob("[0-9]*")):
+    for number, _ in run.numbered():
         try:
-            other = choose(run, int(path.name))
+            other = choose(run, number)
         except (InputError, FormatError):
             continue  # interrupted before it had a result, or without a speed
         score = _score(other.result, chosen.info.objective)

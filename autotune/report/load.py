@@ -18,7 +18,6 @@ from autotune.contract import (
     RunDir,
     RunInfo,
     Summary,
-    TrialDir,
     TrialResult,
     TrialSpec,
     from_dict,
@@ -107,7 +106,7 @@ def load_run(path: Path) -> RunData:
     if not folder.info.is_file():
         raise InputError(f"{path} is not a run folder: it has no {folder.info.name}", "a run folder holds run.json")
     info = read_json(folder.info, RunInfo)
-    trial_dirs = [TrialDir(d) for d in sorted(folder.trials.glob("[0-9]*"))]
+    trial_dirs = [directory for _, directory in folder.numbered()]
     results = tuple(sorted((read_json(t.result, TrialResult) for t in trial_dirs if t.result.exists()), key=_number))
     specs = [read_json(t.spec, TrialSpec) for t in trial_dirs if t.spec.exists()]
     rows, knobs = _csv_rows(folder.trials_csv)

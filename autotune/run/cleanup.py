@@ -28,26 +28,35 @@ def list_shared_memory(root: Path = SHM) -> frozenset[str]:
     return frozenset()
 
 
-def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]:
-    """Remove what trials leave in shared memory and no living process uses; call it when the tree is dead.
+def orphaned(before: Collection[str], root: Path = SHM) -> list[Path]:
+    """What trials leave in shared memory: ours by name and owner, new, mapped or open in no process.
 
     Args:
         before: names that were there before the trial, and are not its own.
         root: the folder; a test's own in place of /dev/shm.
-
-    Returns:
-        The names removed: ours by name and owner, newer than the trial, mapped or open in no process.
     """
     new = [root / name for name in sorted(list_shared_memory(root) - frozenset(before)) if _may_be_ours(root / name)]
-    if not new:
-        return []  # nearly always: the look into every process below is not cheap
-    used = set(_used_files(root))
-    removed = []
+    # Nearly always there is none, and the look into every process is not cheap.
+    used = set(_used_inodes(root)) if new else set()
+    found = []
     for path in new:
-        if str(path) not in used:
-            with contextlib.suppress(OSError):
-                path.unlink()
-                removed.append(path.name)
+        with contextlib.suppress(OSError):
+            if path.lstat().st_ino not in used:
+                found.append(path)
+    return found
+
+
+def remove_shared_memory(before: Collection[str], root: Path = SHM) -> list[str]:
+    """Remove what a trial left in shared memory (see `orphaned`); call it when its tree is dead.
+
+    Returns:
+        The names removed.
+    """
+    removed = []
+    for path in orphaned(before, root):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            removed.append(path.name)
     if removed:
         log.info("removed from %s: %s", root, ", ".join(removed))
     return removed
@@ -60,9 +69,12 @@ def remove_private_folders(directory: TrialDir) -> None:
 
 
 def disk_full(folder: Path) -> str | None:
-    """The line that says so when the file system of this folder has no room left, else None."""
-    free = shutil.disk_usage(folder).free
-    return f"No space left on device: {folder} has {free} bytes free" if free < MIN_FREE_BYTES else None
+    """The line that says so when the file system of this folder has no room left, else None (no folder either)."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < MIN_FREE_BYTES:
+            return f"No space left on device: {folder} has {free} bytes free"
+    return None
 
 
 def _may_be_ours(path: Path) -> bool:
@@ -76,20 +88,34 @@ def _may_be_ours(path: Path) -> bool:
     return False
 
 
-def _used_files(root: Path) -> Iterator[str]:
-    """Files under root that any process has mapped or open, as far as we may look."""
-    prefix = f"{root.resolve()}/"
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            for line in (process / "maps").read_text("utf-8", "replace").splitlines():
-                _, found, name = line.partition(prefix)
-                if found:
-                    yield f"{root}/{name}"
-        with contextlib.suppress(OSError):
-            for fd in (process / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    target = str(fd.readlink())
-                    if target.startswith(prefix):
-                        yield f"{root}/{target[len(prefix) :]}"
+def _used_inodes(root: Path) -> Iterator[int]:
+    """Inodes of root's file system that any process has mapped or open, as far as we may look.
+
+    Not names: sem_open maps a temporary file and then links it, so a semaphore in use is shown by a name that is gone.
+    """
+    with contextlib.suppress(OSError):
+        device = root.stat().st_dev
+        shown = f"{os.major(device):02x}:{os.minor(device):02x}"
+        prefix = f"{root.resolve()}/"
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                yield from _mapped(process, shown)
+                yield from _open(process, prefix, device)
+
+
+def _mapped(process: Path, device: str) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for line in (process / "maps").read_text("utf-8", "replace").splitlines():
+            fields = line.split(maxsplit=5)  # addresses, permissions, offset, device, inode, name
+            if fields[3] == device:
+                yield int(fields[4])
+
+
+def _open(process: Path, prefix: str, device: int) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(fd.readlink()).startswith(prefix):  # to ask every file could wait for a dead network disk
+                    status = fd.stat()
+                    if status.st_dev == device:
+                        yield status.st_ino

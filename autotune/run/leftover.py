@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import time
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Final
 
 import psutil
 
-from autotune.contract import RunDir, TrialDir
-from autotune.run.cleanup import remove_private_folders
+from autotune.contract import RunDir
+from autotune.run.cleanup import remove_private_folders, remove_shared_memory
 from autotune.run.launch import RUN_TAG
 from autotune.run.supervise import find_tagged
 
@@ -39,15 +40,23 @@ def kill_leftovers(folder: Path) -> int:
 
 
 def sweep_files(run_dir: RunDir) -> None:
-    """Remove what a kill -9 left half-written: temporary names, and private folders of trials that did not end."""
+    """Remove what a kill -9 left: temporary names, private folders and shared memory of trials that did not end.
+
+    Call it when no process of the run lives.
+    """
     for pattern in (".*.tmp", "trials/*/.*.tmp", "trials/.preload-*", ".best.*"):
         for path in run_dir.path.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
-    for path in run_dir.trials.glob("[0-9]*"):
-        remove_private_folders(TrialDir(path))
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    for _, directory in run_dir.numbered():
+        remove_private_folders(directory)
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(ValueError):  # torn: then nobody can say what is new
+                remove_shared_memory(json.loads(directory.shm_before.read_bytes()))
+            directory.shm_before.unlink()
 
 
 def _runs(process: psutil.Process) -> bool:

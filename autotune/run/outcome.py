@@ -13,6 +13,7 @@ from autotune.contract import Outcome, RankRecord, TrialSpec
 from autotune.run.signals import OOM_KILLED, SIGNALS
 from autotune.run.signs import SIGNS, Sign
 from autotune.run.supervise import Exit
+from autotune.run.watch import OVER_TOTAL
 
 UNSTABLE_FRAC = 0.10
 """A 95 % interval wider than this on either side is shown as unstable: it could not rank configurations 15 % apart."""
@@ -161,7 +162,10 @@ def _dead(spec: TrialSpec, records: Sequence[RankRecord], end: Exit, log: Sequen
         found = find_sign(stuck, stepped=True)
         if found and SIGNS[found[0]].hangs:
             return _told(SIGNS[found[0]], f"{found[1]}; then {end.reason}")
-        hint = "the trial's log.txt shows how far it came; a longer --budget gives it more time"
+        more = "a longer --budget gives it more time"
+        if not end.reason.startswith(OVER_TOTAL):  # no deadline of the budget's: more time would not help
+            more = "`autotune trial FOLDER` runs it again on screen"
+        hint = f"the trial's log.txt shows how far it came; {more}"
         return Judgement(Outcome.TIMEOUT, end.reason, hint)
     found = find_sign(log, stepped=True)
     if found:

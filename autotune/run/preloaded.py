@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from autotune.contract import WARM_ROLES, TrialDir, TrialSpec
 from autotune.run.launch import TAG
-from autotune.run.supervise import Root, kill_tree
+from autotune.run.supervise import Root, kill_tree, own_children
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Parent:
         self.tag = uuid.uuid4().hex
         self.folder = trials.resolve() / f".preload-{self.tag[:8]}"
         (self.folder / "tmp").mkdir(parents=True)
+        self._not_its = own_children()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own = [str(theirs.fileno()), self.tag, backend]
         with theirs, (self.folder / "log.txt").open("ab") as out:
@@ -135,7 +136,7 @@ class Parent:
     def close(self) -> None:
         """Kill it, and whatever it forked that did not become a trial."""
         self._control.close()
-        kill_tree(self._process, self.tag, grace_s=0.0)
+        kill_tree(self._process, self.tag, grace_s=0.0, spare=self._not_its)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _last_words(self) -> str:

@@ -76,7 +76,14 @@ def start_cold(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: P
         )
 
 
-def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str | None], grace_s: float = 3.0) -> Exit:
+def run_tree(
+    start: Callable[[], Root],
+    *,
+    tag: str,
+    poll: Callable[[float], str | None],
+    grace_s: float = 3.0,
+    interrupt_s: float = 0.0,
+) -> Exit:
     """Start a process and wait until it exits, or until `poll` returns a reason to kill its whole tree.
 
     Args:
@@ -84,12 +91,13 @@ def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str
         tag: finds the members that left the tree.
         poll: called every POLL_S with the seconds since the start.
         grace_s: seconds between SIGTERM and SIGKILL.
+        interrupt_s: seconds that the root has to end by itself when we are interrupted: it is sent SIGINT then.
 
     Raises:
         BaseException: whatever interrupts us (KeyboardInterrupt), after the tree is dead.
     """
     _become_subreaper()
-    older = {p.pid for p in _processes() if p.ppid == os.getpid()}
+    older = own_children()
     began = time.monotonic()
     reason: str | None = None
     process = start()
@@ -103,6 +111,12 @@ def run_tree(start: Callable[[], Root], *, tag: str, poll: Callable[[float], str
                 reason = poll(time.monotonic() - began)
                 if reason:
                     break
+        except KeyboardInterrupt:
+            if interrupt_s:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(interrupt_s)
+            raise
         finally:
             took = time.monotonic() - began
             kill_tree(process, tag, grace_s=grace_s if reason else 0.0, spare=older)
@@ -130,7 +144,8 @@ def kill_tree(process: Root, tag: str, *, grace_s: float, spare: Collection[int]
     killed: set[int] = set()
     while True:
         # Looked for before the root is reaped: until then nobody else can have its pid, and its session is known.
-        alive = [p for p in _members(process.pid, tag) if p.pid != process.pid and p.state not in "ZX"]
+        members = _members(process.pid, tag, reaped=process.returncode is not None)
+        alive = [p for p in members if p.pid != process.pid and p.state not in "ZX"]
         for p in alive:
             killed.add(p.pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -143,6 +158,11 @@ def kill_tree(process: Root, tag: str, *, grace_s: float, spare: Collection[int]
         if (reaped and not alive) or time.monotonic() > deadline:
             return
         time.sleep(0.02)
+
+
+def own_children() -> frozenset[int]:
+    """Children of this process: what somebody else started, when it is asked before a tree is."""
+    return frozenset(p.pid for p in _processes() if p.ppid == os.getpid())
 
 
 def find_tagged(value: str, name: str = TAG) -> list[psutil.Process]:
@@ -181,10 +201,16 @@ def _has(pid: int, variable: str) -> bool:
     return False
 
 
-def _members(root: int, tag: str) -> list[_Process]:
-    """Tagged processes and the root; their descendants; the sessions that any of these opened, and so on."""
+def _members(root: int, tag: str, *, reaped: bool) -> list[_Process]:
+    """Tagged processes and the root; their descendants; the sessions that any of these opened, and so on.
+
+    Once the root is reaped, a process of its number is somebody else's. The kernel gives a number away only when no
+    session has it either, so that without such a process the number still means our session.
+    """
     table = list(_processes())
-    seeds = {root} | {p.pid for p in table if _has(p.pid, f"{TAG}={tag}")}
+    seeds = {p.pid for p in table if _has(p.pid, f"{TAG}={tag}")}
+    if not (reaped and any(p.pid == root for p in table)):
+        seeds.add(root)
     found = {p.pid: p for p in table if p.pid in seeds}
     mine = {os.getpid(), os.getsid(0)}
     while True:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
-from autotune.errors import FormatError, MachineError
+from autotune.errors import FormatError, writing
 from autotune.machine.limits import oom_kills
 from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
@@ -51,22 +52,26 @@ def run_trial(
         KeyboardInterrupt: after the tree is dead; no result is written.
         MachineError: spec or result cannot be written.
     """
-    with _writing(directory.spec):
+    with writing(directory.spec):
         directory.path.mkdir(parents=True, exist_ok=True)
         write_json(directory.spec, spec)
     of_ranks = (path for pattern in ("rank*.json", "steps*.txt") for path in directory.path.glob(pattern))
     for stale in (directory.stop, directory.stop_at, *of_ranks):
         stale.unlink(missing_ok=True)
     tag = uuid.uuid4().hex
-    watcher = Watcher(spec, directory, watch)
     shm, used, kills = list_shared_memory(), used_memory(spec.gpus), oom_kills()
     try:
-        with _writing(directory.tmp):
+        with writing(directory.shm_before):
+            directory.shm_before.write_text(json.dumps(sorted(shm)), encoding="utf-8")
+        with writing(directory.tmp):
             make_private_folders(directory)
         env = environment(spec, directory, tag)
         log = None if to_screen else directory.log
         cold = partial(start_cold, argv(spec, directory), env=env, cwd=directory.path, log=log)
+        began = time.monotonic()
         start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
+        left_s = max(0.0, spec.deadlines.total_s - (time.monotonic() - began))  # a parent's imports are the trial's
+        watcher = Watcher(replace(spec, deadlines=replace(spec.deadlines, total_s=left_s)), directory, watch)
         end = run_tree(
             start or cold,
             tag=tag,
@@ -89,18 +94,10 @@ def run_trial(
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
     result = replace(result, warm=start is not None and start.warm)
-    with _writing(directory.result):
+    with writing(directory.result):
         write_json(directory.result, result)
+    directory.shm_before.unlink(missing_ok=True)
     return result
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A file of ours that cannot be written is the user's business, not a trial's."""
-    try:
-        yield
-    except OSError as e:
-        raise MachineError(f"cannot write {path}: {e.strerror}", "is the disk full, or the folder gone?") from e
 
 
 def log_tail(path: Path, n: int = LOG_TAIL_LINES, *, until: int | None = None) -> tuple[str, ...]:

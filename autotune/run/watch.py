@@ -6,10 +6,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Final
 
 from autotune.contract import StepColumns, TrialDir, TrialSpec
 
 WATCH_S = 0.5
+OVER_TOTAL: Final = "still running after"
+"""How the reason begins when the total deadline is over: the only one that the budget sets."""
 MEDIAN_OF = 50
 """The stall deadline follows the last so many steps, so that the compiling ones at the start do not widen it."""
 
@@ -84,7 +87,7 @@ class Watcher:
         what = stuck[0].say_late(f"{elapsed_s - since_s:.0f} s") if late else stuck[0].say()
         others = [f"; rank {r.rank} {r.say()}" for r in self._ranks if r not in stuck]
         told = f"{names} {what}{''.join(others)}"
-        return told if late else f"still running after {elapsed_s:.0f} s, its deadline: {told}"
+        return told if late else f"{OVER_TOTAL} {elapsed_s:.0f} s, its deadline: {told}"
 
     def _limit_s(self, rank: _Rank) -> float:
         """Seconds that the rank may spend where it is now."""

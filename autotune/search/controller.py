@@ -26,6 +26,7 @@ from autotune.search.proposals import key_of
 from autotune.search.resume import open_study, restore
 from autotune.search.samplers import check_strategy
 from autotune.search.session import Session
+from autotune.search.study import writing_study
 
 SENTINEL_EVERY: Final = 8
 DUPLICATES_IN_A_ROW: Final = 5
@@ -52,12 +53,16 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
     Raises:
         NoTrialError: the user's own arguments do not run (the summary is written all the same).
         InputError: unknown objective or strategy.
-        MachineError: the strategy needs a library that is missing.
+        MachineError: the strategy needs a library that is missing, or the disk is full.
     """
-    info = plan.info
-    check_objective(info.objective)
-    check_strategy(info.strategy)
+    check_objective(plan.info.objective)
+    check_strategy(plan.info.strategy)
     plan.run_dir.trials.mkdir(parents=True, exist_ok=True)
+    with writing_study(plan.run_dir.study):
+        return _search(plan, run_trial, observers)
+
+
+def _search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer]) -> Summary:
     study, note = open_study(plan)
     session = Session(plan, run_trial, observers, study)
     session.notes += [note] if note else []

@@ -8,12 +8,17 @@ import os
 from collections.abc import Iterable, Sequence
 
 from autotune.contract import TRIALS_CSV_COLUMNS, Event, Observer, Params, RunDir, TrialProgress, TrialResult, to_dict
+from autotune.errors import writing
 
 
 def emit(run_dir: RunDir, observers: Sequence[Observer], event: Event) -> None:
-    """Append the event to events.jsonl and pass it on; live progress is only passed on."""
+    """Append the event to events.jsonl and pass it on; live progress is only passed on.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
     if not isinstance(event, TrialProgress):
-        with run_dir.events.open("a", encoding="utf-8") as f:
+        with writing(run_dir.events), run_dir.events.open("a", encoding="utf-8") as f:
             f.write(json.dumps(to_dict(event), ensure_ascii=False, allow_nan=False) + "\n")
             f.flush()
     for observer in observers:

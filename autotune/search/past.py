@@ -60,10 +60,9 @@ def read_past(run_dir: RunDir) -> Past:
     results: list[TrialResult] = []
     specs: dict[int, TrialSpec] = {}
     ended = {e["result"]["number"] for e in events if e.get("kind") == "trial_ended"}
-    for path in sorted(run_dir.trials.glob("[0-9]*"), key=lambda p: int(p.name) if p.name.isdigit() else -1):
-        directory = TrialDir(path)
+    for number, directory in run_dir.numbered():
         with contextlib.suppress(FormatError):
-            spec = specs[int(path.name)] = read_json(directory.spec, TrialSpec)
+            spec = specs[number] = read_json(directory.spec, TrialSpec)
             try:
                 results.append(read_json(directory.result, TrialResult))
             except FormatError:

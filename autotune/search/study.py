@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import optuna
 import sqlalchemy
+import sqlalchemy.exc
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.contract import Outcome, Params, Role, TrialResult, Value
+from autotune.errors import FREE_SOME, MachineError
 from autotune.search.samplers import SAMPLERS
 
 STUDY_NAME: Final = "autotune"
@@ -26,6 +31,19 @@ MIN_FOR_IMPORTANCE: Final = 5
 FEW_FOR_IMPORTANCE: Final = 20
 TOP_SHARE: Final = 0.25
 """Importance for being among the best quarter: Optuna's tenth would be two of twenty trials (SEARCH 5.7)."""
+STORAGE_ERRORS: Final = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error)
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def writing_study(path: Path) -> Iterator[None]:
+    """What SQLite says of a full disk, or of a file that somebody else holds, becomes MachineError."""
+    try:
+        yield
+    except STORAGE_ERRORS as e:
+        cause = e.__cause__ or e
+        why = str(getattr(cause, "orig", cause)).splitlines()[0]
+        raise MachineError(f"cannot write {path}: {why}", FREE_SOME) from e
 
 
 class Study:
@@ -176,11 +194,18 @@ class Study:
         self._end(trial, TrialState.FAIL)
 
     def close(self) -> None:
-        """Fail what an interrupt left open, so that no zombie repels the sampler, and let go of the file."""
-        for number in list(self._running):
-            self.skip(number, "interrupted")
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Fail what an interrupt left open, so that no zombie repels the sampler, and let go of the file.
+
+        Where that cannot be written the search has ended because of it, and a resumed one mends the study.
+        """
+        try:
+            for number in list(self._running):
+                self.skip(number, "interrupted")
+        except STORAGE_ERRORS as e:
+            log.info("the study could not be closed: %s", e)
+        finally:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
     def importance(self) -> tuple[dict[str, float], str, int]:
         """PED-ANOVA over feasible, really measured, distinct configurations (SEARCH 5.7).

@@ -38,7 +38,9 @@ def main(argv: list[str], began: float = BEGAN) -> int:
     except BaseException as e:
         error = e
     _write(recorder, error)
-    if error and spec.role == "train" and not recorder.training:
+    if spec.role == "train" and isinstance(error, KeyboardInterrupt):
+        pass  # the user's own: nothing to explain
+    elif error and spec.role == "train" and not recorder.training:
         sys.stderr.write(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n")
     elif error:
         sys.excepthook(type(error), error, error.__traceback__)
@@ -58,7 +60,7 @@ def _write(recorder: Recorder, error: BaseException | None) -> None:
     except OSError as e:
         if recorder.spec.role == "train":
             raise
-        shutil.rmtree(recorder.directory.path / "tmp", ignore_errors=True)
+        shutil.rmtree(recorder.directory.tmp, ignore_errors=True)
         recorder.write(error or e)
 
 

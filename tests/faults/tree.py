@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from autotune.contract import Deadlines, TrialDir, TrialResult, TrialSpec, read_json
-from autotune.run.cleanup import list_shared_memory
+from autotune.run.cleanup import list_shared_memory, orphaned
 from autotune.run.launch import RUN_TAG, run_tag
 from autotune.run.supervise import find_tagged
 from autotune.run.trial import run_trial
@@ -73,7 +73,8 @@ def run_with_fault(spec: TrialSpec, folder: Path, act: Act | None = None, *, at:
     assert ended - began - result.took_s < GONE_S
     assert Tree(directory).processes() == []
     assert _zombies() == zombies
-    assert _stays_empty(lambda: list_shared_memory() - shm)
+    assert _becomes_empty(lambda: orphaned(shm))
+    assert not directory.shm_before.exists()
     assert not (directory.path / "tmp").exists()
     assert read_json(directory.result, TrialResult) == result
     return result
@@ -88,10 +89,10 @@ def _zombies() -> set[int]:
     return {p.pid for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE}
 
 
-def _stays_empty(names: Callable[[], frozenset[str]]) -> bool:
-    """True once there is none; somebody else's tensor passes through shared memory for a moment."""
-    for _ in range(20):
-        if not names():
+def _becomes_empty(left: Callable[[], Collection[object]]) -> bool:
+    """True once there is none; another killed tree on this machine may leave some, and removes it itself."""
+    for _ in range(100):
+        if not left():
             return True
         time.sleep(0.1)
     return False

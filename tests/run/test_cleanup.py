@@ -6,7 +6,9 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,15 +36,41 @@ def test_only_our_kinds_of_new_files_go(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == others | {old}
 
 
-def test_what_a_process_has_mapped_or_open_stays(tmp_path: Path) -> None:
+@pytest.fixture
+def shm() -> Iterator[Path]:
+    """A folder on the file system that shared memory has: others may show other devices in /proc/PID/maps."""
+    with tempfile.TemporaryDirectory(prefix="autotune-test-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_what_a_process_has_mapped_or_open_stays(shm: Path) -> None:
     for name in ("psm_mapped", "psm_open", "psm_left"):
-        (tmp_path / name).write_bytes(bytes(4096))
-    with (tmp_path / "psm_mapped").open("r+b") as f:
+        (shm / name).write_bytes(bytes(4096))
+    with (shm / "psm_mapped").open("r+b") as f:
         mapped = mmap.mmap(f.fileno(), 4096)
-    with (tmp_path / "psm_open").open("rb"):
-        assert remove_shared_memory((), tmp_path) == ["psm_left"]
+    with (shm / "psm_open").open("rb"):
+        assert remove_shared_memory((), shm) == ["psm_left"]
     mapped.close()
-    assert remove_shared_memory((), tmp_path) == ["psm_mapped", "psm_open"]
+    assert remove_shared_memory((), shm) == ["psm_mapped", "psm_open"]
+
+
+def test_a_semaphore_of_another_program_stays() -> None:
+    """Glibc maps it under a name that it then removes, so only its inode tells that it is in use."""
+    body = """
+        import multiprocessing, os, sys
+        lock = multiprocessing.get_context("spawn").Lock()
+        print(lock._semlock.name, flush=True)
+        sys.stdin.read()
+    """
+    before = list_shared_memory()
+    argv = [sys.executable, "-c", textwrap.dedent(body)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdin
+        name = f"sem.{other.stdout.readline().strip().removeprefix('/')}"
+        assert name in list_shared_memory() - before
+        assert name not in remove_shared_memory(before)
+        assert name in list_shared_memory(), "or its next child could not open it"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,8 +72,14 @@ def test_torch_is_loaded_with_the_threads_that_ultralytics_gives_it(
     assert environment(tuned, directory, "tag", shell)["OMP_NUM_THREADS"] == "4"
 
 
-def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves_and_is_found_again(tmp_path: Path) -> None:
+def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves_and_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     near, far = TrialDir(Path("/x/run/trials/0001")), TrialDir(tmp_path / ("long" * 20) / "0001")
     assert near.tmp == Path("/x/run/trials/0001/tmp")
     assert len(str(far.tmp)) <= LONGEST_TMPDIR
     assert far.tmp == TrialDir(far.path).tmp != TrialDir(far.path.with_name("0002")).tmp
+    kept = far.tmp
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert far.tmp == kept, "another shell, or the trial itself, has another TMPDIR"

@@ -151,8 +151,10 @@ def test_our_own_kill_is_a_timeout_unless_a_traceback_says_what_everybody_waited
     assert classify(spec("d"), [], late, ["CUDA out of memory is what this line only mentions"]) == Judgement(
         Outcome.TIMEOUT,
         late.reason,
-        "the trial's log.txt shows how far it came; a longer --budget gives it more time",
+        "the trial's log.txt shows how far it came; `autotune trial FOLDER` runs it again on screen",
     )
+    over = replace(late, reason="still running after 60 s, its deadline: rank 0 is at step 7")
+    assert "--budget" in (classify(spec("d"), [], over, []).hint or "")
     # Torch 2.15 with /dev/shm full: the loader workers print this, send nothing, and the trainer waits for ever.
     judgement = classify(spec("d"), [], late, log_tail(LOGS / "shm__small.log", CLASSIFIED_LINES))
     assert judgement.outcome is Outcome.OOM

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from autotune.contract import Deadlines, Machine, Outcome, RunDir, Site, TrialDir, TrialResult, TrialSpec
+from autotune.run import preloaded as preloaded_module
 from autotune.run.launch import environment
 from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.preloaded import ForkedRoot, Preloaded
@@ -248,17 +249,30 @@ def test_a_parent_that_dies_between_the_promise_and_the_fork(tmp_path: Path, pre
     ],
     ids=["dies", "hangs", "thread", "child"],
 )
-def test_a_parent_that_is_no_sound_one_is_not_used(tmp_path: Path, preloaded: Preloaded, body: str) -> None:
+def test_a_parent_that_is_no_sound_one_is_not_used(
+    tmp_path: Path, preloaded: Preloaded, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_s = 2.0 if "sleep(" in body else 30.0  # the cold trial that follows has its own, longer limit
+    make = preloaded_module.Parent
+    monkeypatch.setattr(preloaded_module, "Parent", lambda backend, env, trials, _: make(backend, env, trials, wait_s))
     env = site(
         tmp_path / "site",
         f"import subprocess, sys, threading, time\nif 'autotune.worker.preload' in sys.orig_argv: {body}",
     )
-    asked = synthetic(env=env, deadlines=Deadlines(import_s=2.0 if "sleep(" in body else 30.0))
+    asked = synthetic(env=env, deadlines=Deadlines(import_s=60.0))
     result, directory = trial(tmp_path, asked, preloaded)
     assert (result.outcome, result.warm) == (Outcome.OK, False)
     assert parents() == []
     assert [p for p in psutil.Process().children() if p.name() == "sleep"] == []
     assert list(directory.path.parent.glob(".preload-*")) == []
+
+
+def test_a_child_of_the_caller_keeps_its_status_when_a_parent_ends(tmp_path: Path) -> None:
+    mine = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"], start_new_session=True)
+    with Preloaded() as pool:
+        assert trial(tmp_path, synthetic(), pool)[0].warm
+        os.waitid(os.P_PID, mine.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its status is there
+    assert mine.wait(5) == 7, "reaped by somebody else it would be 0"
 
 
 def test_a_parent_that_touched_cuda_is_refused() -> None:

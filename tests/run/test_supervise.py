@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from autotune.run.launch import TAG
-from autotune.run.supervise import Exit, find_tagged, run_tree, start_cold
+from autotune.run.supervise import Exit, find_tagged, kill_tree, run_tree, start_cold
 
 
 def script(tmp_path: Path, body: str) -> list[str]:
@@ -159,6 +159,30 @@ def test_a_child_of_ours_that_is_not_of_the_tree_lives_on(tmp_path: Path) -> Non
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+def test_a_number_that_was_given_away_is_nobodys_tree(tmp_path: Path) -> None:
+    """The root was reaped, and its number is now that of somebody else's process, which has a child."""
+    body = """
+        import subprocess, sys, time
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+        open("up", "w").close()
+        time.sleep(300)
+    """
+    theirs = subprocess.Popen(script(tmp_path, body), cwd=tmp_path, start_new_session=True)
+    while not (tmp_path / "up").exists():
+        assert theirs.poll() is None
+        time.sleep(0.02)
+    (child,) = psutil.Process(theirs.pid).children()
+    root = subprocess.Popen([sys.executable, "-c", ""])
+    root.wait()
+    root.pid = theirs.pid
+    kill_tree(root, "t12", grace_s=0.0)
+    assert child.status() != psutil.STATUS_ZOMBIE
+    assert theirs.poll() is None
+    child.kill()
+    theirs.kill()
+    theirs.wait()
 
 
 def test_found_by_any_variable(tmp_path: Path) -> None:

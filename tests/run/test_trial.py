@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from autotune.contract import Deadlines, Outcome, RankRecord, TrialDir, TrialResult, read_json
 from autotune.run.dataset import DatasetView
 from autotune.run.demo import demo_dataset
+from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import quantile
 from autotune.run.trial import log_tail, run_trial
 from autotune.run.watch import Live
@@ -168,6 +170,18 @@ def test_deadline_kills_the_whole_tree(tiny: Path, tmp_path: Path) -> None:
     # Loader workers are forks: they carry the trial's folder in their command line too.
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
     assert left == []
+
+
+def test_what_a_parent_took_is_not_given_to_the_cold_trial_again(tmp_path: Path) -> None:
+    class Slow(Preloaded):
+        def start(self, *_: object) -> None:  # type: ignore[override]
+            time.sleep(3.0)
+
+    asked = spec("demo", backend="synthetic", synthetic={"fault": "import_hang"})
+    asked = replace(asked, deadlines=Deadlines(total_s=4.0, grace_s=0.5))
+    result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0, preloaded=Slow())
+    assert result.outcome is Outcome.TIMEOUT, result.error
+    assert result.took_s < 4.0
 
 
 def test_log_tail_is_what_a_terminal_shows(tmp_path: Path) -> None:

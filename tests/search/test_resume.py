@@ -54,6 +54,13 @@ def died(tmp_path, *moment, **args):
     return target
 
 
+def test_a_copy_of_a_trial_folder_is_no_trial(tmp_path):
+    folder = died(tmp_path, "trial_ended", "trial", 5)
+    before = read_past(RunDir(folder)).results
+    shutil.copytree(folder / "trials" / "0003", folder / "trials" / "0003-mine")
+    assert read_past(RunDir(folder)).results == before
+
+
 @pytest.fixture(scope="module")
 def deaths(tmp_path_factory):
     """One search that died at every moment."""

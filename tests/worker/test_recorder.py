@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
 from autotune.contract import RankRecord, SegmentSettings, TrialDir, read_json
+from autotune.worker import __main__ as worker
 from autotune.worker.recorder import Recorder
 from tests.run.trials import spec
 
@@ -52,6 +57,26 @@ def test_ranks_stop_after_the_same_step_with_whole_optimizer_cycles(tmp_path: Pa
     assert records[0].measured_from is not None
     assert (len(records[0].steps.end_s) - records[0].measured_from) % 4 == 0
     assert len(records[0].steps.end_s) == len(records[1].steps.end_s)
+
+
+def test_on_a_full_disk_the_record_takes_the_place_of_the_private_tmpdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (TrialDir(tmp_path / ("far" * 20)), TrialDir(Path(mkdtemp(prefix="t", dir="/tmp")))):
+        monkeypatch.setenv("TMPDIR", str(directory.tmp))  # as a trial has it
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        directory.tmp.mkdir(parents=True)
+
+        class Full(Recorder):
+            def write(self, error: BaseException | None = None) -> None:
+                if self.directory.tmp.exists():
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                super().write(error)
+
+        directory.path.mkdir(exist_ok=True)
+        worker._write(Full(spec("x"), directory), None)
+        assert read_json(directory.rank(0), RankRecord).status == "failed"
+        shutil.rmtree(directory.path)
 
 
 def test_a_voided_window_counts_as_warm_up(tmp_path: Path) -> None:
