@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 import time
 from functools import partial
 from typing import Any, Final
 
-import torch
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
@@ -122,7 +122,7 @@ class SegmentMixin:
         # Out of memory in epoch 1 would halve the batch and train on (trainer.py): with the retries used up it raises.
         me: Any = self
         me._oom_retries = 3
-        self._clock.epoch_start()
+        self._clock.wait_from_here()
 
     def _on_epoch_end(self) -> None:
         # Only the segment ends a trial, not the last epoch of a short job.
@@ -148,6 +148,7 @@ class SegmentMixin:
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
             raise SegmentOverError
+        self._clock.wait_from_here()
 
 
 class Yolo:
