@@ -132,9 +132,9 @@ class SegmentMixin:
     def _on_batch_end(self) -> None:
         me: Any = self
         wait_s, step_s = self._clock.batch_end()
-        loss = me.loss
-        if loss is not None and not bool(torch.isfinite(loss.detach()).all()):
-            # The progress line has read the loss already, so this costs no further device sync.
+        # Only rank 0's progress line waits for the device in each step, so only there this read finds the value ready;
+        # a NaN of another rank is in everybody's gradients, and so in rank 0's next loss.
+        if self.recorder.rank == 0 and me.loss is not None and not math.isfinite(float(me.loss.detach())):
             raise FloatingPointError("the loss is NaN or infinite")
         over = self.recorder.step(
             wait_s=wait_s,

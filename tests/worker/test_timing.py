@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import torch
 
 from autotune.contract import PARTS, StepColumns
 from autotune.worker.timing import HostStamp, StepClock
+from autotune.worker.yolo import SegmentMixin
 from tests.worker.trainers import DELAY_S, DelayedTrainer, RangesTrainer, train
 
 INJECTED = ("wait", "prepare", "forward", "backward", "optimizer")
@@ -56,6 +59,43 @@ def test_a_delay_in_a_loader_worker_is_wait(tiny: Path, tmp_path: Path) -> None:
     seconds = moved(recorder.segment.steps, schedule, "wait")
     assert seconds.pop("wait") == pytest.approx(DELAY_S, rel=0.1)
     assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+
+
+def test_our_own_hooks_are_rest_and_no_wait(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.worker.yolo.ready_batches", lambda _: time.sleep(DELAY_S) or 0)
+    recorder, _ = train(tmp_path, tiny, 12)
+    parts = parts_of(recorder.segment.steps)
+    assert min(parts["rest"][1:]) >= 0.99 * DELAY_S, "the step after the hooks has their time"
+    assert median(parts["wait"][1:]) < DELAY_S, "four images of 32 pixels"
+
+
+class ReadLoss:
+    """Counts how often somebody reads its value, which on a GPU waits for the device."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.n_read = value, 0
+
+    def detach(self) -> ReadLoss:
+        return self
+
+    def __float__(self) -> float:
+        self.n_read += 1
+        return self.value
+
+
+@pytest.mark.parametrize(("rank", "n_read"), [(0, 1), (1, 0)])
+def test_only_the_rank_that_waits_anyway_reads_the_loss(rank: int, n_read: int) -> None:
+    def trainer(loss: ReadLoss) -> SimpleNamespace:
+        recorder = SimpleNamespace(rank=rank, step=lambda **_: False)
+        clock = StepClock(StepColumns(), HostStamp)
+        return SimpleNamespace(loss=loss, recorder=recorder, _clock=clock, _images=4, train_loader=None)
+
+    fine, nan = ReadLoss(1.0), ReadLoss(math.nan)
+    SegmentMixin._on_batch_end(trainer(fine))  # type: ignore[arg-type]
+    assert fine.n_read == n_read
+    if rank == 0:
+        with pytest.raises(FloatingPointError):
+            SegmentMixin._on_batch_end(trainer(nan))  # type: ignore[arg-type]
 
 
 def test_agrees_with_the_profiler(tiny: Path, tmp_path: Path) -> None:
