@@ -108,7 +108,8 @@ class SegmentMixin:
         loader = me.train_loader
         segment.accumulate = me.accumulate
         segment.queue = loader.num_workers * (getattr(loader, "prefetch_factor", None) or 0)
-        segment.buffer_steps = buffer_steps(loader)
+        segment.buffer_steps = buffer_steps(loader, self.recorder.spec.n_ranks)
+        self.recorder.job["buffer_steps"] = segment.buffer_steps
         # The mosaic is as the job has it where the segment begins; a small dataset must not reach its end (the last
         # close_mosaic epochs) within a segment, nor the end of the training: other data, or no measurement at all.
         if me.epochs > (me.args.close_mosaic or 0):
