@@ -84,7 +84,7 @@ class StepColumns:
             images_per_s=rate, half_width_frac=half, n_steps=n, images=max(produced, 0.0), seconds=seconds
         )
 
-    def halves_differ(self, start: int) -> float | None:
+    def halves_differ(self, start: int, accumulate: int = 1) -> float | None:
         """Is the second half of the window [start:] slower or faster than the first? Then it has not been steady.
 
         Seconds per image of the two halves, five batch means each (Law and Kelton, ch. 9), by Student's two-sample t
@@ -93,15 +93,14 @@ class StepColumns:
 
         Args:
             start: index of the first step of the window, at least 1.
+            accumulate: batches per optimizer step (`optimizer_s` cannot tell: on CUDA it lags behind).
 
         Returns:
             Share by which the second half takes longer (negative: shorter) when that is more than HALVES_FRAC and
             significant at 95 %; else None, also in a window too short to tell (under ten steps).
         """
         n = len(self.end_s) - start
-        updates = sum(1 for s in self.optimizer_s[start:] if s > 0)
-        cycle = max(1, round(n / updates)) if updates else 1
-        half = n // cycle // 2 * cycle
+        half = n // accumulate // 2 * accumulate
         if start < 1 or half < 5:
             return None
         first, second = self._means(start, start + half, 5), self._means(start + n - half, start + n, 5)

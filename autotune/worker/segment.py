@@ -160,5 +160,7 @@ class Segment:
         narrow = half is not None and half <= self.settings.ci_target_frac
         # One extension by 100 %, no more: run-to-run noise exceeds what a longer window could still remove (SEARCH
         # 3.1), and a window whose halves still differ then is judged unstable.
-        if elapsed >= 2 * self.settings.measure_s or (narrow and self.steps.halves_differ(self.measured_from) is None):
+        if elapsed >= 2 * self.settings.measure_s or (
+            narrow and self.steps.halves_differ(self.measured_from, self.accumulate) is None
+        ):
             self.state = State.DONE
