@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from autotune.worker.memory import peak_memory_bytes
@@ -63,6 +64,7 @@ def replay(trainer: Any, recorder: Recorder) -> None:
     loader.reset()  # its workers would go on filling their queue on the cores that the step needs
     trainer.train_loader = Replay(loader, kept)
     segment = recorder.segment
+    segment.steps = replace(segment.steps, turn=1)
     segment.queue = segment.buffer_steps = 0  # no queue to drain, no mosaic buffer to fill
     recorder.job["buffer_steps"] = 0
 

@@ -152,8 +152,11 @@ class Segment:
         if elapsed >= self.settings.measure_cap_s and n >= 2:
             self.state = State.DONE
             return
-        # At least one turn of the loader's queue (4 x workers batches with the stock prefetch), where the cap allows.
-        if elapsed < self.settings.measure_s or n < max(self.settings.measure_steps, 5, self.queue):
+        # At least one turn of the loader's queue (4 x workers batches with the stock prefetch), where the cap allows,
+        # and five of its workers' turns: an interval needs as many means.
+        if elapsed < self.settings.measure_s or n < max(
+            self.settings.measure_steps, 5, self.queue, 5 * self.steps.turn
+        ):
             return
         rate = self.steps.throughput(self.measured_from)
         half = rate.half_width_frac if rate else None

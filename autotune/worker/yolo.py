@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -107,6 +108,7 @@ class SegmentMixin:
         segment = self.recorder.segment
         loader = me.train_loader
         segment.accumulate = me.accumulate
+        segment.steps = replace(segment.steps, turn=max(loader.num_workers, 1))  # the clock keeps the same lists
         segment.queue = loader.num_workers * (getattr(loader, "prefetch_factor", None) or 0)
         segment.buffer_steps = buffer_steps(loader, self.recorder.spec.n_ranks)
         self.recorder.job["buffer_steps"] = segment.buffer_steps
