@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -38,27 +39,46 @@ def moved(steps: StepColumns, schedule: tuple[str | None, ...], where: str) -> d
     }
 
 
+def misplaced(steps: StepColumns, schedule: tuple[str | None, ...], where: str) -> dict[str, float]:
+    """Parts that moved by something else than they should; empty: the delay is where it was put."""
+    due = {where: (DELAY_S, 0.1 * DELAY_S)}
+    return {
+        part: s
+        for part, s in moved(steps, schedule, where).items()
+        if abs(s - due.get(part, (0.0, 0.0))[0]) > due.get(part, (0.0, 0.005))[1]
+    }
+
+
 @pytest.fixture(scope="module")
-def delayed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> StepColumns:
+def measure_delayed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], StepColumns]:
     stock = type("D", (DelayedTrainer,), {"schedule": EACH})
-    return train(tmp_path_factory.mktemp("delays"), tiny, 15 * len(EACH), stock)[0].segment.steps
+    return lambda: train(tmp_path_factory.mktemp("delays"), tiny, 15 * len(EACH), stock)[0].segment.steps
+
+
+@pytest.fixture(scope="module")
+def delayed(measure_delayed: Callable[[], StepColumns]) -> StepColumns:
+    return measure_delayed()
 
 
 @pytest.mark.parametrize("where", INJECTED)
-def test_a_delay_moves_its_own_part_only(delayed: StepColumns, where: str) -> None:
-    seconds = moved(delayed, EACH, where)
-    assert seconds.pop(where) == pytest.approx(DELAY_S, rel=0.1)
-    assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+def test_a_delay_moves_its_own_part_only(
+    delayed: StepColumns, measure_delayed: Callable[[], StepColumns], where: str
+) -> None:
+    # Five milliseconds are little on a busy machine: measured once more before it counts.
+    assert not misplaced(delayed, EACH, where) or not misplaced(measure_delayed(), EACH, where)
 
 
 def test_a_delay_in_a_loader_worker_is_wait(tiny: Path, tmp_path: Path) -> None:
     # The worker needs longer for any batch than the step does, so that its queue is empty and hides nothing.
     schedule = (None, "wait")
     stock = type("D", (DelayedTrainer,), {"schedule": schedule, "loader_base_s": 0.08})
-    recorder, _ = train(tmp_path, tiny, 36, stock, patches={"workers": 1, "prefetch_factor": 2})
-    seconds = moved(recorder.segment.steps, schedule, "wait")
-    assert seconds.pop("wait") == pytest.approx(DELAY_S, rel=0.1)
-    assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+    patches = {"workers": 1, "prefetch_factor": 2}
+
+    def measured(folder: str) -> dict[str, float]:
+        steps = train(tmp_path / folder, tiny, 36, stock, patches=patches)[0].segment.steps
+        return misplaced(steps, schedule, "wait")
+
+    assert not measured("once") or not measured("again")
 
 
 def test_our_own_hooks_are_rest_and_no_wait(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
