@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from autotune.machine.facts import describe, read_machine, resolve_gpus
+from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.space.knobs import KNOBS, Context
 from autotune.space.legal import spell
 from autotune.space.space import list_spaces, load_space, prepare
@@ -33,6 +34,7 @@ def describe_space(name: str, pairs: Sequence[str], gpus: str | None, training: 
         task=str(user.get("task") or "detect"),
         device="cpu" if device == "cpu" else "cuda",
         n_ranks=1,
+        n_visible_gpus=len(visible(machine, os.environ)),
         train_args=job_args({**user, "device": device}),
         effective={},
     )

@@ -15,13 +15,13 @@ import psutil
 from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSettings
 from autotune.errors import InputError
 from autotune.folders import writable
-from autotune.machine.facts import describe, read_machine, resolve_gpus
+from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.run.dataset import inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
 from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
 from autotune.search.samplers import check_strategy
-from autotune.space.knobs import Context
+from autotune.space.context import Context, workers_cap
 from autotune.space.space import SearchSpace, load_space
 from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_of
 
@@ -129,6 +129,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         task=task,
         device="cpu" if device == "cpu" else "cuda",
         n_ranks=1,
+        n_visible_gpus=len(visible(machine, os.environ)),
         train_args=job_args(job),
         n_images=dataset.n_train if dataset else None,
         image_hw=dataset.median_shape if dataset else None,
@@ -137,6 +138,10 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         env=dict(os.environ),
         effective={},
     )
+    if ctx.device == "cuda" and ctx.train_args["workers"] > workers_cap(ctx):
+        # Ultralytics would cut them in the user's shell, but not in a trial, which sees one GPU only.
+        job["workers"] = workers_cap(ctx)
+        ctx = replace(ctx, train_args=job_args(job))
     return Question(
         request=request,
         began=began,

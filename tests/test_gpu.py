@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune.contract import Deadlines, Outcome, Summary, TrialDir, read_json
+from autotune.contract import Deadlines, Outcome, SegmentSettings, Summary, TraceSummary, TrialDir, read_json
 from autotune.machine.nvml import read_gpus
+from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
 from tests.run.trials import spec
 
@@ -53,6 +54,37 @@ def test_every_gpu_knob_is_in_effect(gpu: str, tiny: Path, tmp_path: Path) -> No
     assert {k: result.effective[k] for k in changes} == changes
     assert result.effective["device"].startswith("cuda")
     assert result.peak_mem_bytes[0] > 0
+    assert set(result.parts_s) == {"wait", "prepare", "forward", "backward", "optimizer", "rest"}
+    assert min(result.parts_s[part] for part in ("forward", "backward", "optimizer")) > 0
+
+
+def test_the_parts_make_up_the_step(gpu: str, tmp_path: Path) -> None:
+    # Steps and epochs long enough that Python between the parts, and the end of an epoch, are few per cent.
+    data = demo_dataset(tmp_path / "set", n_train=256, n_val=4)
+    segment = SegmentSettings(warmup_steps=8, warmup_s=1.0, measure_s=3.0, measure_steps=16)
+    asked = spec(data, device="0", imgsz=640, batch=16, nbs=16, workers=2, segment=segment)
+    result = run_trial(replace(asked, gpus=(gpu,)), TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.images_per_s, (result.error, result.log_tail)
+    assert result.parts_s["rest"] <= 0.05 * sum(result.parts_s.values()), result.parts_s
+
+
+def test_the_step_alone(gpu: str, tiny: Path, tmp_path: Path) -> None:
+    asked = replace(spec(tiny, device="0", workers=2, nbs=8), gpus=(gpu,), role="probe", probe="compute")
+    result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
+    assert result.images_per_s
+    assert result.wait_frac is not None
+    assert result.wait_frac < 0.1
+    assert result.effective["device"].startswith("cuda")
+
+
+def test_a_trace_holds_kernels(gpu: str, tiny: Path, tmp_path: Path) -> None:
+    directory = TrialDir(tmp_path / "t")
+    run_trial(replace(spec(tiny, device="0"), gpus=(gpu,), role="trace", trace_steps=4), directory, started_s=0.0)
+    table = read_json(directory.trace_summary, TraceSummary)
+    assert (table.device, table.n_steps) == ("cuda", 4)
+    assert 0 <= table.idle_s < table.window_s, "some kernel ran"
+    assert sum(operator.self_s for operator in table.operators) > 0
 
 
 def test_a_real_out_of_memory_is_an_outcome(gpu: str, tiny: Path, tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ class RankRecord:
     resolved: dict[str, Any] = field(default_factory=dict)
     """What 'auto' became in this job: optimizer, lr0, momentum, warmup_bias_lr."""
     job: dict[str, Any] = field(default_factory=dict)
-    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay."""
+    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay,
+    buffer_steps (readback.buffer_steps)."""
     phases_s: dict[str, float] = field(default_factory=dict)
     """import, build, cache, first_step, warmup, measure."""
     error: dict[str, str] | None = None

@@ -11,6 +11,9 @@ from autotune.report import words
 from autotune.report.cards import Card, Cell, Table, make_card, no_card, rows_of
 from autotune.report.load import RunData
 
+CUT_SHORT = "its warm-up ended at the time limit, before two windows in a row agreed"
+"""Of an ok trial whose record says steady=False: its interval holds, and so does the outcome."""
+
 
 def trials(run: RunData) -> Card:
     """All trials; what failed says what happened and what to do."""
@@ -41,7 +44,7 @@ def trials(run: RunData) -> Card:
                 Cell(words.size(peak), peak),
                 Cell(words.percent(r.wait_frac), r.wait_frac),
                 Cell(words.seconds(r.took_s), r.took_s),
-                Cell(changed, css="code", remark=_trouble(r), more=_log(run, r)),
+                Cell(changed, css="code", remark=trouble(r), more=_log(run, r)),
             )
         )
     table = Table(
@@ -72,9 +75,10 @@ def _outcome(outcome: str) -> Cell:
     return Cell(outcome, outcome, css=f"outcome o-{outcome}")
 
 
-def _trouble(r: TrialResult) -> str:
+def trouble(r: TrialResult) -> str:
     """What happened, and what to do about it."""
-    said = [text.rstrip(".") for text in (r.error, r.hint) if text]
+    unsteady = CUT_SHORT if r.outcome == "ok" and r.steady is False else None
+    said = [text.rstrip(".") for text in (r.error, r.hint, unsteady) if text]
     return ". ".join(text[0].upper() + text[1:] for text in said if text) + "." if said else ""
 
 

@@ -11,6 +11,7 @@ None in this version, and the epochs after close_mosaic run at the rate of the m
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -51,7 +52,9 @@ def job_terms(
         known = terms[term]
         terms[term] = floor if known is None else max(known, floor)
     if result.images_per_s and job.get("n_images") and job.get("epochs"):
-        epoch_s = job["n_images"] / result.images_per_s
+        # With compile the loader drops the last incomplete batch: an epoch trains that many images less.
+        n_images = min(job["n_images"], job.get("n_batches", math.inf) * job.get("batch", math.inf))
+        epoch_s = n_images / result.images_per_s
         n_closed = min(job["epochs"], job.get("n_closed_epochs") or 0)
         terms["mosaic_epochs_s"] = (job["epochs"] - n_closed) * epoch_s
         terms["closed_epochs_s"] = n_closed * epoch_s

@@ -147,12 +147,15 @@ class Plan:
 
     @property
     def probe_segment(self) -> SegmentSettings:
-        """A third of a segment, for a probe: ceilings are read to a few per cent, and no choice rests on them."""
+        """A third of a segment, for a probe: ceilings are read to a few per cent, and no choice rests on them.
+
+        The warm-up's cap stays: a loader that is timed before its mosaic buffer is full, and decodes more, would give
+        a ceiling below what the trial itself reached.
+        """
         return replace(
             self.segment,
             warmup_steps=max(2, self.segment.warmup_steps // 3),
             warmup_s=self.segment.warmup_s / 3,
-            warmup_cap_s=self.segment.warmup_cap_s / 3,
             measure_s=self.segment.measure_s / 3,
             measure_steps=max(5, self.segment.measure_steps // 3),
             measure_cap_s=self.segment.measure_cap_s / 3,

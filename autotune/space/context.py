@@ -30,6 +30,8 @@ class Context:
     task: str
     device: Literal["cpu", "cuda"]
     n_ranks: int = 1
+    n_visible_gpus: int = 1
+    """GPUs that the user's own training would see (CUDA_VISIBLE_DEVICES), whichever of them it uses."""
     train_args: dict[str, Any]
     """The user's job merged over YOLO's defaults (space/yolo_args.py)."""
     socket_traffic: bool = False
@@ -59,9 +61,10 @@ def n_batches(batch_per_gpu: int, ctx: Context) -> int | None:
 def workers_cap(ctx: Context) -> int:
     """Most loader workers a rank gets: Ultralytics divides os.cpu_count() by the visible GPUs (data/build.py).
 
-    A trial sees only its own GPUs, so they are its ranks. On CPU our mixin calls the same loader.
+    Those of the user's shell, where the exported files will run, count: a trial sees only its own GPUs and would get
+    more. On CPU our mixin calls the same loader, which divides by nothing.
     """
-    return ctx.machine.n_cores_host // (max(ctx.n_ranks, 1) if ctx.device == "cuda" else 1)
+    return ctx.machine.n_cores_host // (max(ctx.n_ranks, ctx.n_visible_gpus, 1) if ctx.device == "cuda" else 1)
 
 
 def cache_fault(mode: Value, ctx: Context) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from autotune.worker.memory import peak_memory_bytes
@@ -25,15 +26,16 @@ def load_only(trainer: Any, recorder: Recorder) -> None:
     trainer._setup_train()
     trainer.epoch = trainer.start_epoch
     trainer.run_callbacks("on_train_start")
+    _close_mosaic(trainer)
     recorder.segment.accumulate = 1  # no optimizer step: no cycle to keep whole
     loader = trainer.train_loader
-    before = recorder.clock()
+    before = asked = recorder.clock()
     for batch in _endless(loader, recorder.spec.n_ranks):
         now = recorder.clock()
         images = int(batch["img"].shape[0])
-        took_s, before = now - before, now
-        if recorder.step(wait_s=took_s, step_s=took_s, images=images, ready=ready_batches(loader)):
+        if recorder.step(wait_s=now - asked, step_s=now - before, images=images, ready=ready_batches(loader)):
             break
+        before, asked = now, recorder.clock()  # our own hooks are no wait
     recorder.effective = effective(trainer, recorder.spec.n_ranks)
     recorder.peak_mem_bytes = peak_memory_bytes(trainer.device)
 
@@ -46,15 +48,25 @@ def _endless(loader: Any, n_ranks: int) -> Iterator[dict[str, Any]]:
         yield from loader
 
 
+def _close_mosaic(trainer: Any) -> None:
+    """Close the mosaic where the training loop would before its first batch (close_mosaic >= epochs), as it does."""
+    if trainer.args.close_mosaic and trainer.start_epoch >= trainer.epochs - trainer.args.close_mosaic:
+        trainer._close_dataloader_mosaic()
+        trainer.train_loader.reset()
+
+
 def replay(trainer: Any, recorder: Recorder) -> None:
     """Probe `compute`: from on_train_start on, the training loop gets kept batches in place of the loader's."""
+    _close_mosaic(trainer)
     loader = trainer.train_loader
     # The last batch of an epoch may be smaller: it is kept only where there is no other.
     kept = list(itertools.islice(loader, min(N_KEPT, max(1, len(loader) - 1))))
     loader.reset()  # its workers would go on filling their queue on the cores that the step needs
     trainer.train_loader = Replay(loader, kept)
     segment = recorder.segment
+    segment.steps = replace(segment.steps, turn=1)
     segment.queue = segment.buffer_steps = 0  # no queue to drain, no mosaic buffer to fill
+    recorder.job["buffer_steps"] = 0
 
 
 class Replay:

@@ -41,7 +41,7 @@ BUFFER_TOLERANCE = 0.10
 loader's work (ULTRALYTICS 1.6), so this is at most 5 % of a data-bound step and 1 % of most."""
 
 
-def buffer_steps(loader: Any) -> int:
+def buffer_steps(loader: Any, n_ranks: int = 1) -> int:
     """Steps that belong to the warm-up because the mosaic buffer still fills; 0 when it hardly matters.
 
     Each worker keeps the last B = min(n, 8 x batch, 1000) images that it decoded. MEASURING 1 gives the first epoch to
@@ -53,17 +53,18 @@ def buffer_steps(loader: Any) -> int:
 
     Several workers get random shares of an epoch, so an image is found with the probability r that it is among those
     its worker holds. r grows by (1 - r) / n an image, r(k) = 1 - exp(-k / n), up to B / n. Each of W workers must have
-    seen k = -n ln(1 - (B / n - tolerance)) images, which takes W k / batch steps.
+    seen k = -n ln(1 - (B / n - tolerance)) images, which takes W k / batch steps. Ranks get random shares as well: W
+    counts the loading processes of all of them, and batch the images of all.
     """
     dataset = loader.dataset
     buffer = getattr(dataset, "max_buffer_length", 0) or 0
     if getattr(dataset, "cache", None) == "ram" or not buffer:
         return 0
-    n, workers = len(dataset), loader.num_workers
-    if workers <= 1:
+    n, processes = len(dataset), max(loader.num_workers, 1) * n_ranks
+    if processes == 1:
         return len(loader) if n <= 2 * buffer else 0
     missing = buffer / n - BUFFER_TOLERANCE
-    return math.ceil(-workers * len(loader) * math.log(1 - missing)) if missing > 0 else 0
+    return math.ceil(-processes * len(loader) * math.log(1 - missing)) if missing > 0 else 0
 
 
 def resolved(trainer: Any) -> dict[str, Any]:

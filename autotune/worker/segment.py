@@ -152,13 +152,18 @@ class Segment:
         if elapsed >= self.settings.measure_cap_s and n >= 2:
             self.state = State.DONE
             return
-        # At least one turn of the loader's queue (4 x workers batches with the stock prefetch), where the cap allows.
-        if elapsed < self.settings.measure_s or n < max(self.settings.measure_steps, 5, self.queue):
+        # At least one turn of the loader's queue (4 x workers batches with the stock prefetch), where the cap allows,
+        # and five of its workers' turns: an interval needs as many means.
+        if elapsed < self.settings.measure_s or n < max(
+            self.settings.measure_steps, 5, self.queue, 5 * self.steps.turn
+        ):
             return
         rate = self.steps.throughput(self.measured_from)
         half = rate.half_width_frac if rate else None
         narrow = half is not None and half <= self.settings.ci_target_frac
         # One extension by 100 %, no more: run-to-run noise exceeds what a longer window could still remove (SEARCH
         # 3.1), and a window whose halves still differ then is judged unstable.
-        if elapsed >= 2 * self.settings.measure_s or (narrow and self.steps.halves_differ(self.measured_from) is None):
+        if elapsed >= 2 * self.settings.measure_s or (
+            narrow and self.steps.halves_differ(self.measured_from, self.accumulate) is None
+        ):
             self.state = State.DONE

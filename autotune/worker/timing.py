@@ -103,8 +103,8 @@ class StepClock:
         """The training loop begins: the first step's clock starts."""
         self._batch_end = self._wait_from = time.perf_counter()
 
-    def epoch_start(self) -> None:
-        """The wait for a batch starts here: the end of the epoch before is no fault of the loader (it is rest)."""
+    def wait_from_here(self) -> None:
+        """The loop goes to the loader now: the end of an epoch and our own hooks are no fault of it (they are rest)."""
         self._wait_from = time.perf_counter()
 
     def batch_start(self) -> None:
@@ -119,7 +119,7 @@ class StepClock:
         """
         now = time.perf_counter()
         step_s = now - self._batch_end
-        self._batch_end = self._wait_from = now
+        self._batch_end = now
         self._open = None
         self._late.append(self._spans)
         self._spans = []

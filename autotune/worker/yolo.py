@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import torch
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
@@ -107,8 +108,10 @@ class SegmentMixin:
         segment = self.recorder.segment
         loader = me.train_loader
         segment.accumulate = me.accumulate
+        segment.steps = replace(segment.steps, turn=max(loader.num_workers, 1))  # the clock keeps the same lists
         segment.queue = loader.num_workers * (getattr(loader, "prefetch_factor", None) or 0)
-        segment.buffer_steps = buffer_steps(loader)
+        segment.buffer_steps = buffer_steps(loader, self.recorder.spec.n_ranks)
+        self.recorder.job["buffer_steps"] = segment.buffer_steps
         # The mosaic is as the job has it where the segment begins; a small dataset must not reach its end (the last
         # close_mosaic epochs) within a segment, nor the end of the training: other data, or no measurement at all.
         if me.epochs > (me.args.close_mosaic or 0):
@@ -122,7 +125,7 @@ class SegmentMixin:
         # Out of memory in epoch 1 would halve the batch and train on (trainer.py): with the retries used up it raises.
         me: Any = self
         me._oom_retries = 3
-        self._clock.epoch_start()
+        self._clock.wait_from_here()
 
     def _on_epoch_end(self) -> None:
         # Only the segment ends a trial, not the last epoch of a short job.
@@ -132,9 +135,9 @@ class SegmentMixin:
     def _on_batch_end(self) -> None:
         me: Any = self
         wait_s, step_s = self._clock.batch_end()
-        loss = me.loss
-        if loss is not None and not bool(torch.isfinite(loss.detach()).all()):
-            # The progress line has read the loss already, so this costs no further device sync.
+        # Only rank 0's progress line waits for the device in each step, so only there this read finds the value ready;
+        # a NaN of another rank is in everybody's gradients, and so in rank 0's next loss.
+        if self.recorder.rank == 0 and me.loss is not None and not math.isfinite(float(me.loss.detach())):
             raise FloatingPointError("the loss is NaN or infinite")
         over = self.recorder.step(
             wait_s=wait_s,
@@ -148,6 +151,7 @@ class SegmentMixin:
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
             raise SegmentOverError
+        self._clock.wait_from_here()
 
 
 class Yolo:

@@ -1,10 +1,13 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.contract import Outcome, TrialResult
 from autotune.report import words
+from autotune.report.cards_tables import trouble
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,14 @@ def test_differences_keep_types_apart() -> None:
 def test_numbers_never_show_powers_of_ten_above_a_thousandth(x: float) -> None:
     assert "e+" not in words.number(x)
     assert words.seconds(x)[-1] in "smhdn"
+
+
+def test_an_ok_trial_whose_warm_up_was_cut_short_says_so() -> None:
+    def trial(**changes: Any) -> TrialResult:
+        fields = {"number": 1, "role": "trial", "outcome": Outcome.OK, "params": {}, "started_s": 0.0, "took_s": 1.0}
+        return TrialResult(**{**fields, **changes})
+
+    assert "time limit" in trouble(trial(steady=False))
+    assert trouble(trial(steady=True)) == trouble(trial()) == ""
+    unstable = trial(outcome=Outcome.UNSTABLE, steady=False, error="the loader stalls")
+    assert trouble(unstable) == "The loader stalls."

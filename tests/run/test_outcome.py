@@ -241,6 +241,24 @@ def test_halves_that_differ_are_unstable() -> None:
     assert judgement.error == "the second half of the window was 20% slower than the first"
 
 
+def fills(start: int, waits: float, workers: int) -> Judgement:
+    """A capped warm-up of `start` steps where the mosaic buffer needs 37; `waits` is the share spent waiting."""
+    steps = columns(start + 30)
+    steps.wait_s[:] = [waits * s for s in steps.step_s]
+    told = {"steady": False, "job": {"buffer_steps": 37}, "effective": {"workers": workers}}
+    return classify(spec("d"), [record(steps=steps, measured_from=start, **told)], ENDED, [])
+
+
+def test_a_window_in_a_buffer_that_still_fills_is_unstable() -> None:
+    judgement = fills(12, 0.3, 2)
+    assert judgement.outcome is Outcome.UNSTABLE
+    assert judgement.error == "the mosaic buffer was still filling: it takes 37 steps, the warm-up had time for 12"
+    assert fills(12, 0.0, 2).outcome is Outcome.UNSTABLE, "what workers do is no wait, but may slow the step"
+    assert fills(12, 0.3, 0).outcome is Outcome.UNSTABLE
+    assert fills(12, 0.05, 0).outcome is Outcome.OK, "all the loading is a twentieth of the step"
+    assert fills(37, 0.3, 2).outcome is Outcome.OK, "capped later than that: noise, which the interval tells"
+
+
 def _dict(c: StepColumns) -> dict[str, list[float]]:
     return {"end_s": c.end_s, "wait_s": c.wait_s, "step_s": c.step_s, "images": c.images, "ready": c.ready}  # type: ignore[dict-item]
 

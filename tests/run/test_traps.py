@@ -22,6 +22,7 @@ TRAPS = {
         "worker/test_epochs.py::test_trials_keep_what_decides_the_data_pipeline",
         "worker/test_epochs.py::test_epochs_roll_over_and_the_pipeline_stays",
         "worker/test_epochs.py::test_a_job_that_never_opens_its_mosaic_is_measured_without",
+        "worker/test_probes.py::test_a_job_that_never_opens_its_mosaic_is_probed_without",
     ),
     "optimizer=auto flips with batch, epochs and dataset size": (
         "run/test_traps.py::test_auto_is_resolved_for_the_real_job_and_pinned_in_other_trials",
@@ -57,10 +58,13 @@ TRAPS = {
         "worker/test_epochs.py::test_the_first_epoch_of_a_small_set_is_warm_up",
         "worker/test_epochs.py::test_workers_fill_their_buffers_slower",
         "worker/test_readback.py::test_buffer_steps",
+        "worker/test_readback.py::test_after_so_many_steps_the_decodes_are_those_of_the_long_run",
+        "run/test_outcome.py::test_a_window_in_a_buffer_that_still_fills_is_unstable",
         "worker/test_segment.py::test_first_epoch_belongs_to_the_warm_up_when_the_buffer_is_large",
     ),
     "the first epoch reads a cold disk": (
         "run/test_page_cache.py::test_a_cold_dataset_is_warm_afterwards",
+        "run/test_page_cache.py::test_every_train_image_and_label_is_read",
         "run/test_page_cache.py::test_what_does_not_fit_is_left_alone",
     ),
     "compile costs minutes once": (
@@ -80,8 +84,13 @@ TRAPS = {
     "exit codes lie": ("run/test_outcome.py::test_a_good_record_makes_every_log_benign",),
     "trackers, settings, runs/": ("run/test_traps.py::test_a_trial_lives_in_a_world_of_its_own",),
 }
-"""Trap -> the tests that fail without its rule. Not here: running out of memory later than the segment (the
-certificate of MEASURING 6), which has no code yet."""
+"""Trap -> the tests that fail without its rule.
+
+Parts of MEASURING 1's table that have no code yet, and so no test here: running out of memory later than the segment
+(the certificate of MEASURING 6); NVML's throttle reasons, which should void a window (of clocks, heat and neighbours
+only sentinels, interleaved finalists and the halves of a window are there); a cold-read probe for a dataset that does
+not fit into memory; the seconds of validation, checkpoints and epoch ends (MEASURING 4). Of MEASURING 3 the share of
+windows dropped is missing."""
 
 
 @pytest.mark.parametrize("trap", TRAPS)

@@ -54,6 +54,14 @@ def test_objectives_are_minimised():
     assert OBJECTIVES["images_per_s"](done) == pytest.approx(0.01)
 
 
+def test_an_epoch_without_its_last_incomplete_batch_trains_fewer_images():
+    job = {"n_images": 1000, "epochs": 100, "n_closed_epochs": 10, "batch": 64}
+    dropped = job_terms(result(effective={"compile": "default"}, job={**job, "n_batches": 15}))
+    assert dropped["mosaic_epochs_s"] == pytest.approx(90 * 960 / 100.0)
+    kept = job_terms(result(job={**job, "n_batches": 16}))
+    assert kept["mosaic_epochs_s"] == pytest.approx(90 * 1000 / 100.0)
+
+
 def test_more_closed_epochs_than_epochs():
     terms = job_terms(result(job={"n_images": 1000, "epochs": 3, "n_closed_epochs": 10}))
     assert (terms["mosaic_epochs_s"], terms["closed_epochs_s"]) == (0.0, 30.0)

@@ -124,7 +124,7 @@ def test_a_cached_best_is_probed_with_its_cache_by_the_loader_only(tmp_path):
     assert last.train_args["data"] == "farm/ram.yaml"
     assert all(s.params["cache"] is False for s in probes(trainer) if s.probe == "compute")
     assert plan.probe_segment == SegmentSettings(
-        warmup_steps=6, warmup_s=1.0, warmup_cap_s=10.0, measure_s=10 / 3, measure_steps=6, measure_cap_s=20.0
+        warmup_steps=6, warmup_s=1.0, warmup_cap_s=30.0, measure_s=10 / 3, measure_steps=6, measure_cap_s=20.0
     )
 
 

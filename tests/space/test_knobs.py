@@ -182,6 +182,9 @@ def test_prefetch_needs_workers(context):
 def test_workers_are_capped_by_cores_ranks_and_batches(context):
     assert canonical({"workers": 32}, context("cuda", n_cores_host=16)) == {"workers": 16}
     assert canonical({"workers": 32}, context("cuda", n_cores_host=16, n_ranks=4)) == {"workers": 4}
+    shared = {"n_cores_host": 32, "n_visible_gpus": 8}
+    assert canonical({"workers": 8}, context("cuda", **shared)) == {"workers": 4}, "one of eight that the shell shows"
+    assert canonical({"workers": 8}, context("cpu", **shared)) == {"workers": 8}
     few = context("cuda", n_images=40)
     assert canonical({"workers": 4, "batch_per_gpu": 16}, few)["workers"] == 3
     assert canonical({"workers": 4, "batch_per_gpu": 64}, few)["workers"] == 0  # one batch is loaded in process

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from autotune.contract import Outcome, Probe, RankRecord, TrialDir, TrialResult, read_json
+from autotune.contract import Outcome, Probe, RankRecord, SegmentSettings, TrialDir, TrialResult, read_json
 from autotune.run.trial import run_trial
-from autotune.worker.probes import Replay
+from autotune.worker.probes import Replay, load_only, replay
+from autotune.worker.recorder import Recorder
+from autotune.worker.segment import Segment
 from tests.run.trials import spec
 
 
@@ -24,7 +29,7 @@ def test_loader_only_counts_images_and_takes_no_step(tiny: Path, tmp_path: Path)
     patches = {"workers": 1, "prefetch_factor": 2}
     result = probe(tiny, tmp_path / "t", "data", changes=changes, patches=patches, cache="ram")
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
-    assert (result.role, result.probe, result.wait_frac) == ("probe", "data", pytest.approx(1.0))
+    assert (result.role, result.probe) == ("probe", "data")
     assert {k: result.effective[k] for k in changes} == changes
     assert result.effective["loss"] is None, "no step was taken"
     record = read_json(tmp_path / "t" / "rank0.json", RankRecord)
@@ -44,6 +49,71 @@ def test_step_only_replays_batches_and_waits_for_none(tiny: Path, tmp_path: Path
     assert result.resolved["optimizer"] == "AdamW"
     assert result.n_steps % 8 == 0, "whole accumulate cycles"
     assert result.parts_s["optimizer"] > 0
+
+
+def test_only_the_loaders_time_is_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.worker.probes.ready_batches", lambda _: time.sleep(0.05) or 0)
+    monkeypatch.setattr("autotune.worker.probes.effective", lambda *_: {})
+    steps = on_stand_in(load_only, FakeTrainer(), tmp_path).steps
+    assert sum(steps.wait_s) < 0.5 * sum(steps.step_s), "the batches are at hand, our hooks take 50 ms"
+
+
+def on_stand_in(what: Callable[..., None], trainer: SimpleNamespace, folder: Path) -> Segment:
+    settings = SegmentSettings(warmup_cap_s=0.0, measure_s=0.0, measure_steps=5)
+    recorder = Recorder(replace(spec("d", segment=settings), role="probe"), TrialDir(folder))
+    what(trainer, recorder)
+    recorder.write()
+    return recorder.segment
+
+
+class FakeTrainer(SimpleNamespace):
+    """What a probe touches of a trainer; `said` is what happened to its loader, in order."""
+
+    def __init__(self, *, epochs: int = 100, close_mosaic: int = 10) -> None:
+        self.said: list[str] = []
+        said = self.said
+
+        class Loader(list[dict[str, torch.Tensor]]):
+            num_workers, batch_size, dataset = 0, 8, SimpleNamespace()
+
+            def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+                said.append("drawn")
+                return super().__iter__()
+
+            def reset(self) -> None:
+                said.append("reset")
+
+        super().__init__(
+            train_loader=Loader([{"img": torch.zeros(8, 3, 4, 4)}] * 4),
+            args=SimpleNamespace(close_mosaic=close_mosaic),
+            epochs=epochs,
+            start_epoch=0,
+            world_size=1,
+            device=torch.device("cpu"),
+            _setup_train=lambda: None,
+            run_callbacks=lambda _: None,
+            _close_dataloader_mosaic=lambda: said.append("closed"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "close_mosaic", "closes"), [(10, 10, True), (8, 10, True), (11, 10, False), (5, 0, False)]
+)
+def test_a_job_that_never_opens_its_mosaic_is_probed_without(
+    tmp_path: Path, epochs: int, close_mosaic: int, closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.worker.probes.effective", lambda *_: {})
+    before = ["closed", "reset"] if closes else []
+    for what in (load_only, replay):
+        trainer = FakeTrainer(epochs=epochs, close_mosaic=close_mosaic)
+        on_stand_in(what, trainer, tmp_path)
+        assert trainer.said[: trainer.said.index("drawn")] == before
+
+
+def test_a_short_job_is_probed_as_it_runs(tiny: Path, tmp_path: Path) -> None:
+    result = probe(tiny, tmp_path / "t", "data", epochs=8, close_mosaic=10)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
+    assert result.effective["mosaic_open"] is False
 
 
 def test_replay_gives_whole_epochs_of_untouched_batches() -> None:

@@ -12,14 +12,14 @@ import torch
 from autotune.worker.readback import BUFFER_TOLERANCE, buffer_steps, compiles
 
 
-def loader(n: int, batch: int, workers: int, cache: str | None = None) -> SimpleNamespace:
+def loader(n: int, batch: int, workers: int, cache: str | None = None, ranks: int = 1) -> SimpleNamespace:
     class Dataset(SimpleNamespace):
         def __len__(self) -> int:
             return n
 
     class Loader(SimpleNamespace):
         def __len__(self) -> int:
-            return -(-n // batch)
+            return -(-n // ranks // batch)
 
     return Loader(dataset=Dataset(max_buffer_length=min(n, 8 * batch, 1000), cache=cache), num_workers=workers)
 
@@ -43,17 +43,26 @@ def test_buffer_steps(n: int, batch: int, workers: int, steps: int) -> None:
     assert buffer_steps(loader(n, batch, workers, cache="ram")) == 0
 
 
-@pytest.mark.parametrize(("n", "batch", "workers"), [(128, 16, 2), (256, 8, 4), (512, 16, 8), (400, 25, 3)])
-def test_after_so_many_steps_the_decodes_are_those_of_the_long_run(n: int, batch: int, workers: int) -> None:
-    """Simulation of data/base.py's buffer in each worker: the formula against many epochs."""
+@pytest.mark.parametrize(
+    ("n", "batch", "workers", "ranks"),
+    [(128, 16, 2, 1), (256, 8, 4, 1), (512, 16, 8, 1), (400, 25, 3, 1), (128, 16, 0, 2), (256, 16, 2, 4)],
+)
+def test_after_so_many_steps_the_decodes_are_those_of_the_long_run(
+    n: int, batch: int, workers: int, ranks: int
+) -> None:
+    """Simulation of data/base.py's buffer in each loading process: the formula against many epochs.
+
+    The processes take turns; those of all ranks together take one batch each a turn.
+    """
     rng = random.Random(0)
     limit = min(n, 8 * batch, 1000)
-    buffers: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(workers)]
+    processes = max(workers, 1) * ranks
+    buffers: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(processes)]
     decodes: list[int] = []
-    while len(decodes) < 400 * workers:
+    while len(decodes) < 400 * processes:
         order = rng.sample(range(n), n)
         for at in range(0, n - batch + 1, batch):
-            own = buffers[len(decodes) % workers]
+            own = buffers[len(decodes) % processes]
             decodes.append(0)
             for i in order[at : at + batch]:
                 if i not in own:
@@ -61,12 +70,12 @@ def test_after_so_many_steps_the_decodes_are_those_of_the_long_run(n: int, batch
                     own[i] = None
                     if len(own) >= limit:
                         own.popitem(last=False)
-    steps = buffer_steps(loader(n, batch, workers))
-    late = decodes[-200 * workers :]
+    steps = ranks * buffer_steps(loader(n, batch, workers, ranks=ranks), ranks)
+    late = decodes[-200 * processes :]
     steady = sum(late) / len(late) / batch
-    window = decodes[steps : steps + 8 * workers]
+    window = decodes[steps : steps + 8 * processes]
     assert abs(sum(window) / len(window) / batch - steady) <= BUFFER_TOLERANCE + 0.03
-    first = decodes[: 2 * workers]
+    first = decodes[: 2 * processes]
     assert sum(first) / len(first) / batch > steady + BUFFER_TOLERANCE, "without the rule"
 
 

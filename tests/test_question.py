@@ -1,0 +1,29 @@
+"""A request that is understood: the job as it would run in the user's own shell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import autotune.question as question
+from autotune.contract import Gpu
+from autotune.question import Request, understand
+
+
+@pytest.mark.parametrize(("shown", "workers"), [(None, 4), ("2", 8), ("0,1", 8), ("0,1,2,3,4", 6)])
+def test_workers_are_those_of_the_users_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: str | None, workers: int
+) -> None:
+    """Eight GPUs, 32 cores, device=0: YOLO starts min(8, 32 // GPUs that it sees) workers, a trial sees one GPU."""
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="H100", mem_bytes=80 << 30) for i in range(8))
+    machine = replace(question.read_machine(), n_cores_host=32, n_cores=32, gpus=gpus)
+    monkeypatch.setattr(question, "read_machine", lambda: machine)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    asked = understand(Request(pairs=("device=0", "workers=8"), dry_run=True, out=str(tmp_path)))
+    assert asked.ctx.train_args["workers"] == workers
+    assert asked.job["workers"] == workers
+    assert asked.user["workers"] == 8
