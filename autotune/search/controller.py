@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -37,13 +37,20 @@ NO_TIME: Final = "no time for another trial"
 INTERRUPTED: Final = "interrupted"
 
 
-def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) -> Summary:
+def search(
+    plan: Plan,
+    run_trial: RunTrial,
+    observers: Sequence[Observer] = (),
+    measured: Callable[[bool], object] = lambda interrupted: None,
+) -> Summary:
     """Run a whole study, write its files, and say what it found.
 
     Args:
         plan: what to search and with how much time; `plan.run_dir` exists.
         run_trial: runs one trial.
         observers: told of every event.
+        measured: called once, when no more trial will run, with whether an interrupt was the reason; after it, no
+            interrupt may be raised, or what was measured is not concluded.
 
     Returns:
         The summary, as in summary.json. After Ctrl-C, what there is by then, `stopped_because="interrupted"`; a
@@ -77,10 +84,13 @@ def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) 
             if stage is not None:
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
+            measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
+            measured(True)
             stopped = INTERRUPTED
             session.notes.append("the search was interrupted: what stands here is what there was by then")
         except NoTrialError as e:
+            measured(False)
             _conclude(session, stopped_because=e.message, verdict=verdict_of(session, None))
             raise
         verdict = verdict_of(session, stage)
