@@ -25,7 +25,7 @@ from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
 from autotune.search.resume import open_study, restore
 from autotune.search.samplers import check_strategy
-from autotune.search.session import Session
+from autotune.search.session import COMPILE_LIMIT_S, Session
 
 SENTINEL_EVERY: Final = 8
 DUPLICATES_IN_A_ROW: Final = 5
@@ -179,7 +179,9 @@ def explore(session: Session) -> str:
         n_trials += 1
         proposals.known[key_of(params)] = number
         # The price may be wrong, but not without bound, and the finalists' reserve is not this trial's to spend.
-        search_s = min(max(2 * price_s, 60.0), max(room_s, 2 * price_s))
+        # A compile may be dearer still; if it never ends, half of the search is left for the others.
+        compile_s = min(COMPILE_LIMIT_S, room_s / 2) if params.get("compile") else 0.0
+        search_s = min(max(2 * price_s, 60.0, compile_s), max(room_s, 2 * price_s))
         try:
             ran = session.run(number, "trial", params, session.settings(params), limit_s=search_s)
         except KeyboardInterrupt:
