@@ -155,7 +155,7 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
             warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
-            run: RunTrial = Simulation(budget) if question.request.dry_run else warm
+            run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
             summary = run_search(_plan(job, data_for), run, observers, measured)
         except NoTrialError:
             # The error itself is printed once, by the command line.
