@@ -11,6 +11,7 @@ import pytest
 
 import autotune as package
 from autotune.contract import TRIALS_CSV_COLUMNS, RunInfo, Summary, Winner, read_json
+from autotune.errors import InputError
 from tests.cli import Said, autotune
 from tests.cli import rows as csv_rows
 
@@ -111,6 +112,12 @@ def test_tune_takes_the_names_of_the_flags(tmp_path: Path) -> None:
     assert run.info.train_args["epochs"] == 20
     assert run.summary is not None
     assert run.summary.best_number is not None
+    with pytest.raises(InputError, match="--seed differs"):
+        package.tune(resume=run.path, seed=4)
+    more = package.tune(resume=run.path, budget="1m")  # seed and strategy are not given again: they are the run's
+    assert more.path == run.path
+    assert (more.info.seed, more.info.strategy, len(more.info.resumed)) == (3, "random", 1)
+    assert len(more.trials) > len(run.trials)
 
 
 def test_one_simulated_gpu(tmp_path: Path) -> None:
