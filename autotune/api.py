@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ def tune(
     seed: int = 0,
     name: str | None = None,
     out: str | Path = "results",
+    resume: str | Path | None = None,
     dry_run: bool = False,
     **yolo: Any,
 ) -> Run:
@@ -100,11 +102,13 @@ def tune(
         seed: of the sampler and of the order of finalists.
         name: label of the run folder.
         out: folder for run folders.
+        resume: go on with this run folder, for `budget` more; what is given beside the two must agree with it, and an
+            argument that has its default here counts as not given.
         dry_run: simulate.
         **yolo: YOLO's own arguments: model, data, epochs, imgsz, batch, ...
 
     Raises:
-        AutotuneError: wrong input, or no trial succeeded.
+        AutotuneError: wrong input, or no trial succeeded; with `resume`, another question or machine.
     """
     from rich.console import Console
 
@@ -123,9 +127,12 @@ def tune(
         seed=seed,
         name=name,
         out=str(out),
+        resume=None if resume is None else str(resume),
         dry_run=dry_run,
-        command="autotune.tune(...)",
+        command="autotune.tune(...)" if resume is None else f"autotune.tune(resume={str(resume)!r}, ...)",
     )
+    names = ("objective", "strategy", "training", "seed", "out", "dry_run")
+    request = replace(request, given=frozenset(n for n in names if getattr(request, n) != getattr(Request(), n)))
     view = make_view(Console(), mode="auto", objective=objective)
     try:
         folder, _ = search(request, [view])

@@ -41,7 +41,6 @@ from autotune.run.preloaded import Preloaded
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
-from autotune.search.controller import INTERRUPTED
 from autotune.search.controller import search as run_search
 from autotune.search.past import Past
 from autotune.search.plan import Plan, RunTrial
@@ -144,22 +143,28 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
         )
     )
     point_latest(question.out, folder)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as ending, contextlib.ExitStack() as stack:
+        interrupt = Noted()
+
+        def measured(interrupted: bool) -> None:
+            nonlocal interrupt
+            interrupt = ending.enter_context(deferred(heard=interrupted))
+
         data_for: Callable[[Value], str] = lambda _: "demo"  # noqa: E731 - the simulation looks at no image
         if question.has_data:
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
             warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
-            run: RunTrial = Simulation(budget) if question.request.dry_run else warm
-            summary = run_search(_plan(job, data_for), run, observers)
+            run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
+            summary = run_search(_plan(job, data_for), run, observers, measured)
         except NoTrialError:
             # The error itself is printed once, by the command line.
             sentence = f"no trial succeeded; what was tried stands in {_shown(run_dir.report)}"
             emit(RunEnded(t_s=budget.elapsed_s(), exit_code=EXIT_NO_TRIAL, sentence=sentence))
             _write_report(folder)
             raise
-    with deferred(heard=summary.stopped_because == INTERRUPTED) as interrupt:
+        stack.close()  # parents and images go before the report is timed, and no interrupt is in their way
         return _hand_over(job, summary, observers, interrupt)
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Final
 
-from autotune.contract import SegmentSettings, TrialDir, TrialResult, TrialSpec
-from autotune.run.trial import run_trial
+from autotune.contract import Role, SegmentSettings, TrialDir, TrialResult, TrialSpec
 from autotune.search.budget import Budget
-from autotune.search.plan import Plan, Watch
+from autotune.search.plan import Plan, RunTrial, Watch
 
 TRIALS: Final = 10
 REPORT_S: Final = 2.0
 REAL_TIME: Final = "AUTOTUNE_SYNTHETIC"
 """For tests of what surrounds a trial: JSON; with `step_s` in it trials take real time (worker/faults.py), short ones
-here; `trials` is how many. The budget is then real too."""
+here. The budget is then real too. `trials` is how many; `deadlines` are some of contract.Deadlines; `faults` maps
+"ROLE N", the Nth trial of that role (those that repeat the baseline not counted), to the fault it commits."""
 SHORT: Final = SegmentSettings(
     warmup_steps=2, warmup_s=0.05, warmup_cap_s=0.2, measure_s=0.3, measure_steps=6, measure_cap_s=0.6
 )
@@ -33,22 +34,42 @@ def simulated(plan: Plan) -> Plan:
     real = real_time()
     if real is None:
         return replace(plan, report_s=REPORT_S, max_trials=TRIALS)
-    return replace(plan, max_trials=real.get("trials", TRIALS), segment=SHORT)
+    deadlines = replace(plan.deadlines, **real.get("deadlines", {}))
+    return replace(plan, max_trials=real.get("trials", TRIALS), segment=SHORT, deadlines=deadlines)
 
 
 class Simulation:
-    """Runs trials on the synthetic backend and charges the budget with the seconds that they say they took."""
+    """Has trials of the synthetic backend run, and charges the budget with the seconds that they say they took.
 
-    def __init__(self, budget: Budget) -> None:
+    Args:
+        budget: of the search.
+        run_trial: runs them, as it would run real ones.
+    """
+
+    def __init__(self, budget: Budget, run_trial: RunTrial) -> None:
         self.budget = budget
+        self._run_trial = run_trial
+        self._n: Counter[Role] = Counter()
 
     def __call__(
         self, spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: Watch | None = None
     ) -> TrialResult:
         """Run one trial."""
-        result = run_trial(spec, directory, started_s=started_s, watch=watch)
-        if real_time() is not None:
+        real = real_time()
+        if real is not None:
+            spec = self._with_fault(spec, real)
+        result = self._run_trial(spec, directory, started_s=started_s, watch=watch)
+        if real is not None:
             return result
         simulated_s = sum(result.phases_s.values())
         self.budget.skip(simulated_s - result.took_s)
         return replace(result, took_s=simulated_s)
+
+    def _with_fault(self, spec: TrialSpec, real: dict[str, Any]) -> TrialSpec:
+        if not spec.changes and spec.role != "baseline":
+            return spec
+        self._n[spec.role] += 1
+        fault = real.get("faults", {}).get(f"{spec.role} {self._n[spec.role]}")
+        if fault is None:
+            return spec
+        return replace(spec, train_args={**spec.train_args, "synthetic": {"step_s": real["step_s"], **fault}})

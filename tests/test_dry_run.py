@@ -11,6 +11,7 @@ import pytest
 
 import autotune as package
 from autotune.contract import TRIALS_CSV_COLUMNS, RunInfo, Summary, Winner, read_json
+from autotune.errors import InputError
 from tests.cli import Said, autotune
 from tests.cli import rows as csv_rows
 
@@ -107,25 +108,31 @@ def test_python_api(searched: tuple[Path, Said]) -> None:
 
 
 def test_tune_takes_the_names_of_the_flags(tmp_path: Path) -> None:
-    run = package.tune(dry_run=True, budget="10m", out=tmp_path, seed=3, epochs=20, strategy="random", space="quick")
+    run = package.tune(dry_run=True, budget="3m", out=tmp_path, seed=3, epochs=20, strategy="random", space="quick")
     assert run.info.train_args["epochs"] == 20
     assert run.summary is not None
     assert run.summary.best_number is not None
+    with pytest.raises(InputError, match="--seed differs"):
+        package.tune(resume=run.path, seed=4)
+    more = package.tune(resume=run.path, budget="1m")  # seed and strategy are not given again: they are the run's
+    assert more.path == run.path
+    assert (more.info.seed, more.info.strategy, len(more.info.resumed)) == (3, "random", 1)
+    assert len(more.trials) > len(run.trials)
 
 
 def test_one_simulated_gpu(tmp_path: Path) -> None:
-    said = autotune("search", "--dry-run", "--gpus", "1", "--budget", "10m", "--out", tmp_path, "epochs=100")
+    said = autotune("search", "--dry-run", "--gpus", "1", "--budget", "3m", "--out", tmp_path, "epochs=100")
     assert said.code == 0, said
     info = read_json(tmp_path / "latest" / "run.json", RunInfo)
     assert (info.device, info.space) == ("0", "default")
 
 
 def test_json_and_quiet(tmp_path: Path) -> None:
-    said = autotune("search", "--dry-run", "--json", "--budget", "10m", "--out", tmp_path / "a")
+    said = autotune("search", "--dry-run", "--json", "--budget", "90s", "--out", tmp_path / "a")
     events = [json.loads(line) for line in said.out.splitlines()]
     assert events[0]["kind"] == "run_started"
     assert events[-1]["kind"] == "run_ended"
-    quiet = autotune("search", "--dry-run", "-q", "--budget", "10m", "--out", tmp_path / "b")
+    quiet = autotune("search", "--dry-run", "-q", "--budget", "90s", "--out", tmp_path / "b")
     assert len(quiet.out.splitlines()) <= 6
 
 

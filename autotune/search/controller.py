@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -25,7 +25,7 @@ from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
 from autotune.search.resume import open_study, restore
 from autotune.search.samplers import check_strategy
-from autotune.search.session import Session
+from autotune.search.session import COMPILE_LIMIT_S, Session
 from autotune.search.study import writing_study
 
 SENTINEL_EVERY: Final = 8
@@ -38,13 +38,20 @@ NO_TIME: Final = "no time for another trial"
 INTERRUPTED: Final = "interrupted"
 
 
-def search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) -> Summary:
+def search(
+    plan: Plan,
+    run_trial: RunTrial,
+    observers: Sequence[Observer] = (),
+    measured: Callable[[bool], object] = lambda interrupted: None,
+) -> Summary:
     """Run a whole study, write its files, and say what it found.
 
     Args:
         plan: what to search and with how much time; `plan.run_dir` exists.
         run_trial: runs one trial.
         observers: told of every event.
+        measured: called once, when no more trial will run, with whether an interrupt was the reason; after it, no
+            interrupt may be raised, or what was measured is not concluded.
 
     Returns:
         The summary, as in summary.json. After Ctrl-C, what there is by then, `stopped_because="interrupted"`; a
@@ -82,10 +89,13 @@ def _search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer]) -> S
             if stage is not None:
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
+            measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
+            measured(True)
             stopped = INTERRUPTED
             session.notes.append("the search was interrupted: what stands here is what there was by then")
         except NoTrialError as e:
+            measured(False)
             _conclude(session, stopped_because=e.message, verdict=verdict_of(session, None))
             raise
         verdict = verdict_of(session, stage)
@@ -174,7 +184,9 @@ def explore(session: Session) -> str:
         n_trials += 1
         proposals.known[key_of(params)] = number
         # The price may be wrong, but not without bound, and the finalists' reserve is not this trial's to spend.
-        search_s = min(max(2 * price_s, 60.0), max(room_s, 2 * price_s))
+        # A compile may be dearer still; if it never ends, half of the search is left for the others.
+        compile_s = min(COMPILE_LIMIT_S, room_s / 2) if params.get("compile") else 0.0
+        search_s = min(max(2 * price_s, 60.0, compile_s), max(room_s, 2 * price_s))
         try:
             ran = session.run(number, "trial", params, session.settings(params), limit_s=search_s)
         except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from autotune.contract import (
     WARM_ROLES,
+    Deadlines,
     Event,
     NotTried,
     Observer,
@@ -34,8 +35,8 @@ from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran
 from autotune.search.study import Study
 
-COMPILE_LIMIT_S: Final = 1800.0
-"""For a first step that compiles: yolo11n took 476 s on two busy cores (ULTRALYTICS 4)."""
+COMPILE_LIMIT_S: Final = 900.0
+"""For a trial that compiles: yolo11n took 476 s on two busy cores (ULTRALYTICS 4)."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
 
@@ -121,15 +122,12 @@ class Session:
             role: of the trial.
             params: the configuration it stands for, canonical.
             settings: what it is given.
-            limit_s: of its time; the run's limit and what is left of the budget hold anyway.
+            limit_s: of its time, a compile included; the run's limit and what is left of the budget hold anyway.
             probe: what part of the step is measured alone, with role `probe`; its segment is short.
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
-        total_s = min(plan.trial_limit_s, limit_s or plan.trial_limit_s, max(1.0, budget.left_s() - plan.report_s))
-        deadlines = replace(plan.deadlines, total_s=total_s)
-        if params.get("compile"):
-            deadlines = replace(deadlines, first_step_s=max(COMPILE_LIMIT_S, deadlines.first_step_s))
+        deadlines = self._deadlines(params, limit_s)
         spec = TrialSpec(
             number=number,
             role=role,
@@ -171,6 +169,18 @@ class Session:
             if role == "trial" and result.outcome.measured:
                 spending.purpose = "trials_ok"
         return self._take(result, changes)
+
+    def _deadlines(self, params: Params, limit_s: float | None) -> Deadlines:
+        """The plan's, within what is left; a compile has more time, but must leave enough of it for the segment."""
+        plan, compiles = self.plan, bool(params.get("compile"))
+        most_s = max(plan.trial_limit_s, COMPILE_LIMIT_S) if compiles else plan.trial_limit_s
+        total_s = min(most_s, limit_s or most_s, max(1.0, plan.budget.left_s() - plan.report_s))
+        deadlines = replace(plan.deadlines, total_s=total_s)
+        if not compiles:
+            return deadlines
+        price = self.model.price(params, plan.segment)
+        first_step_s = max(total_s - (price.total_s - price.compile_s), total_s / 2)
+        return replace(deadlines, first_step_s=first_step_s)
 
     def tell(self, ran: Ran) -> None:
         """Tell the study what a trial that it numbered was worth."""

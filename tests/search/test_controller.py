@@ -400,3 +400,28 @@ def test_a_budget_too_small_to_try_anything_says_so(tmp_path):
     assert roles(trainer, "trial") == []
     assert summary.verdict.status == "unconfirmed"
     assert summary.verdict.sentence.endswith("no time for another trial, give a longer --budget")
+
+
+def test_a_compile_has_the_time_before_the_finalists_and_its_own_deadline(tmp_path):
+    domain = {"compile": (False, True), "batch_per_gpu": (16, 32)}
+    _, trainer, plan = run(tmp_path, space=FakeSpace(domain), budget_s=1800.0)
+    compiling = [s for s in roles(trainer, "trial") if s.params["compile"]]
+    assert compiling
+    for spec in trainer.specs:
+        limits = spec.deadlines
+        if spec.params["compile"]:
+            assert limits.first_step_s < limits.total_s, "it can be over before the trial's own time is"
+        elif spec.role == "trial":
+            assert limits.first_step_s == plan.deadlines.first_step_s
+            assert limits.total_s <= 60.0
+    first = compiling[0].deadlines
+    assert first.total_s > first.first_step_s > 476.0, "what yolo11n took on two busy cores (ULTRALYTICS 4)"
+
+
+def test_a_compile_that_never_ends_leaves_the_finalists_their_time(tmp_path):
+    domain = {"compile": (False, True), "batch_per_gpu": (16, 64)}
+    fails = {"fails": lambda spec: Outcome.TIMEOUT if spec.params["compile"] else None}
+    summary, trainer, plan = run(tmp_path, space=FakeSpace(domain), budget_s=600.0, trainer_args=fails)
+    assert any(s.params["compile"] for s in trainer.specs)
+    assert summary.verdict.n_blocks >= 3
+    assert plan.budget.elapsed_s() <= 600.0
