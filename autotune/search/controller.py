@@ -66,10 +66,12 @@ def search(
     check_strategy(plan.info.strategy)
     plan.run_dir.trials.mkdir(parents=True, exist_ok=True)
     with writing_study(plan.run_dir.study):
-        return _search(plan, run_trial, observers)
+        return _search(plan, run_trial, observers, measured)
 
 
-def _search(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer]) -> Summary:
+def _search(
+    plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], measured: Callable[[bool], object]
+) -> Summary:
     study, note = open_study(plan)
     session = Session(plan, run_trial, observers, study)
     session.notes += [note] if note else []
