@@ -255,12 +255,7 @@ def _page_cache_notes(job: _Job) -> tuple[str, ...]:
             free_ram_bytes=psutil.virtual_memory().available,
             limit_s=READING_FRAC * job.budget.total_s,
         )
-    size = f"{read.dataset_bytes / 1e9:.1f} GB" if read.dataset_bytes >= 1e8 else f"{read.dataset_bytes / 1e6:.0f} MB"
-    if not read.fits:
-        return (f"the dataset ({size}) does not fit into free memory: trials read it from the disk, as training will",)
-    if read.read_bytes < read.dataset_bytes:
-        return (f"the dataset ({size}) was not read whole in {read.took_s:.0f} s: first trials may wait for the disk",)
-    return (f"the dataset ({size}) fits into free memory and was read once: no trial waits for a cold disk",)
+    return (read.note,)
 
 
 def _decode_rate(question: Question) -> float | None:

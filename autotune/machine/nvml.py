@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 FREE_MARGIN_BYTES = 300 << 20
 FREE_POLL_S = 0.1
 FREE_LIMIT_S = 10.0
+SLOWED_BY = {0x40: "heat", 0x20: "heat", 0x80: "the power supply", 0x8: "its own protection (hardware slowdown)"}
+"""Bits of nvmlDeviceGetCurrentClocksEventReasons -> what lowers the clock; the power cap of every full load is none."""
 
 
 @contextmanager
@@ -95,10 +97,7 @@ def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
     with _session(nvml) as lib:
         for gpu in gpus if lib else ():
             try:
-                handle = (
-                    lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
-                )
-                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(handle).used)
+                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(_handle(lib, gpu)).used)
             except lib.NVMLError as e:
                 log.debug("GPU %s does not answer: %s", gpu, e)
     return used
@@ -129,6 +128,41 @@ def wait_until_free(
         sleep(FREE_POLL_S)
     log.warning("GPU memory in use %.0f s after the end of a trial: %s, before it %s", limit_s, now, dict(before))
     return False
+
+
+@contextmanager
+def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], str | None]]:
+    """A look at whether something lowers the clock of these GPUs just now; NVML stays open between looks.
+
+    Args:
+        gpus: as in used_memory; without any, and without NVML, there is nothing to see.
+        nvml: as in read_gpus.
+
+    Yields:
+        To be called at will: "GPU 0 was slowed down by heat", or None.
+    """
+    if not gpus:
+        yield lambda: None
+        return
+    with _session(nvml) as lib:
+
+        def look() -> str | None:
+            for gpu in gpus if lib else ():
+                try:
+                    bits = lib.nvmlDeviceGetCurrentClocksEventReasons(_handle(lib, gpu))
+                except lib.NVMLError as e:
+                    log.debug("GPU %s does not answer: %s", gpu, e)
+                    continue
+                for bit, cause in SLOWED_BY.items():
+                    if bits & bit:
+                        return f"GPU {gpu} was slowed down by {cause}"
+            return None
+
+        yield look
+
+
+def _handle(lib: Any, gpu: str) -> Any:
+    return lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
 
 
 def _text(value: str | bytes) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
 from autotune.errors import FormatError, writing
 from autotune.machine.limits import oom_kills
-from autotune.machine.nvml import used_memory, wait_until_free
+from autotune.machine.nvml import slowdowns, used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
 from autotune.run.launch import argv, environment, make_private_folders
 from autotune.run.outcome import Judgement, classify
@@ -24,6 +24,7 @@ from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
 
 LOG_TAIL_LINES = 20
+COOLER = "cooling or power is the limit here: nvidia-smi -q -d PERFORMANCE names it"
 CLASSIFIED_LINES = 400
 """Torchrun's report and the tracebacks of many ranks end in hundreds of lines."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -71,13 +72,10 @@ def run_trial(
         began = time.monotonic()
         start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
         left_s = max(0.0, spec.deadlines.total_s - (time.monotonic() - began))  # a parent's imports are the trial's
-        watcher = Watcher(replace(spec, deadlines=replace(spec.deadlines, total_s=left_s)), directory, watch)
-        end = run_tree(
-            start or cold,
-            tag=tag,
-            poll=watcher,
-            grace_s=spec.deadlines.grace_s,
-        )
+        with slowdowns(spec.gpus) as slowed:
+            limited = replace(spec, deadlines=replace(spec.deadlines, total_s=left_s))
+            watcher = Watcher(limited, directory, watch, slowed)
+            end = run_tree(start or cold, tag=tag, poll=watcher, grace_s=spec.deadlines.grace_s)
     finally:
         remove_private_folders(directory)
         remove_shared_memory(shm)
@@ -92,6 +90,8 @@ def run_trial(
     judgement = classify(spec, records, end, tail, oom_killed=oom_kills() > kills)
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
+    if judgement.outcome is Outcome.OK and watcher.slowed_by:
+        judgement = Judgement(Outcome.UNSTABLE, f"{watcher.slowed_by} while it was measured", COOLER)
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
     result = replace(result, warm=start is not None and start.warm)
     with writing(directory.result):

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from autotune.contract import Gpu
-from autotune.machine.nvml import FREE_LIMIT_S, read_driver, read_gpus, used_memory, wait_until_free
+from autotune.machine.nvml import FREE_LIMIT_S, read_driver, read_gpus, slowdowns, used_memory, wait_until_free
 
 
 class FakeNvml:
@@ -17,9 +18,10 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
-    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,)):
+    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,), reasons=0):
         self.fail, self.lost, self.as_bytes, self.open = fail, lost, as_bytes, 0
         self.used = list(used)
+        self.reasons = reasons
 
     def __getattr__(self, name):
         def call(*args):
@@ -35,6 +37,7 @@ class FakeNvml:
                 "nvmlDeviceGetName": lambda i: text("NVIDIA H100 80GB HBM3"),
                 "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
                 "nvmlDeviceGetMemoryInfo": lambda i: SimpleNamespace(total=80 << 30, used=self._look()),
+                "nvmlDeviceGetCurrentClocksEventReasons": lambda i: self.reasons,
                 "nvmlSystemGetDriverVersion": lambda: text("580.1"),
             }
             return answers[name](*args)
@@ -102,3 +105,32 @@ def test_memory_that_does_not_come_back_is_told_and_not_waited_for_for_ever(capl
 def test_a_gpu_that_fell_off_the_bus_is_not_waited_for():
     assert wait_until_free({"0": 0}, FakeNvml(lost=0, used=[20 * GIB]), sleep=pytest.fail)
     assert wait_until_free({}, FakeNvml(used=[20 * GIB]), sleep=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nvmlClocksEventReasonGpuIdle", None),
+        ("nvmlClocksEventReasonApplicationsClocksSetting", None),
+        ("nvmlClocksEventReasonSwPowerCap", None),
+        ("nvmlClocksEventReasonHwThermalSlowdown", "GPU GPU-1 was slowed down by heat"),
+        ("nvmlClocksEventReasonSwThermalSlowdown", "GPU GPU-1 was slowed down by heat"),
+        ("nvmlClocksEventReasonHwPowerBrakeSlowdown", "GPU GPU-1 was slowed down by the power supply"),
+        ("nvmlClocksEventReasonHwSlowdown", "GPU GPU-1 was slowed down by its own protection (hardware slowdown)"),
+    ],
+)
+def test_what_lowers_the_clock(name, said):
+    nvml = FakeNvml(reasons=getattr(pynvml, name))
+    with slowdowns(("GPU-1",), nvml) as look:
+        assert (look(), look()) == (said, said)
+        assert nvml.open == 1
+    assert nvml.open == 0
+
+
+def test_without_an_answer_nothing_lowers_the_clock():
+    heat = pynvml.nvmlClocksEventReasonHwThermalSlowdown
+    for nvml in (FakeNvml(fail="nvmlInit"), FakeNvml(lost=0, reasons=heat)):
+        with slowdowns(("0",), nvml) as look:
+            assert look() is None
+    with slowdowns((), FakeNvml(reasons=heat)) as look:
+        assert look() is None

@@ -54,6 +54,8 @@ def test_every_train_image_and_label_is_read(own: Path) -> None:
     assert len(files) == 48
     assert got.fits
     assert got.read_bytes == got.dataset_bytes == sum(p.stat().st_size for p in files)
+    assert got.cold_images_per_s is None
+    assert "was read once" in got.note
 
 
 def test_a_cold_dataset_is_warm_afterwards(own: Path) -> None:
@@ -72,12 +74,32 @@ def test_what_does_not_fit_is_left_alone(own: Path) -> None:
     assert not got.fits
     assert got.read_bytes == 0
     assert got.dataset_bytes == size
+    assert got.note.startswith("the dataset (")
+    assert f"read cold it delivers {got.cold_images_per_s:.0f} images/s" in got.note
+
+
+def test_the_cold_read_asks_the_disk(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = []
+    drop = os.posix_fadvise
+
+    def noted(fd: int, offset: int, length: int, advice: int) -> None:
+        dropped.append((str(Path(f"/proc/self/fd/{fd}").readlink()), advice))
+        drop(fd, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", noted)
+    got = warm_page_cache(str(own), "detect", free_ram_bytes=1)
+    images = {str(p) for p in (own.parent / "images" / "train").iterdir()}
+    assert {path for path, advice in dropped if advice == os.POSIX_FADV_DONTNEED} == images
+    assert got.cold_images_per_s is not None
+    assert len(images) / got.cold_images_per_s < got.took_s
+    assert warm_page_cache(str(own), "detect", free_ram_bytes=1, limit_s=0.0).cold_images_per_s is None
 
 
 def test_reading_ends_when_its_time_is_up(own: Path) -> None:
     got = warm_page_cache(str(own), "detect", free_ram_bytes=1 << 40, limit_s=0.0)
     assert got.fits
     assert got.read_bytes == 0
+    assert "was not read whole in 0 s" in got.note
 
 
 def test_images_without_labels_and_classification(own: Path, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ TRAPS = {
         "run/test_page_cache.py::test_a_cold_dataset_is_warm_afterwards",
         "run/test_page_cache.py::test_every_train_image_and_label_is_read",
         "run/test_page_cache.py::test_what_does_not_fit_is_left_alone",
+        "run/test_page_cache.py::test_the_cold_read_asks_the_disk",
     ),
     "compile costs minutes once": (
         "search/test_objective.py::test_a_slow_first_step_is_the_compile_when_compile_is_on",
@@ -80,6 +81,8 @@ TRAPS = {
         "search/test_controller.py::test_sentinel_every_eight_trials",
         "search/test_controller.py::test_finalist_blocks_are_interleaved_fresh_runs",
         "worker/test_segment.py::test_a_drift_extends_the_window_once",
+        "machine/test_nvml.py::test_what_lowers_the_clock",
+        "run/test_trial.py::test_a_gpu_that_was_slowed_down_in_the_window_makes_it_unstable",
     ),
     "exit codes lie": ("run/test_outcome.py::test_a_good_record_makes_every_log_benign",),
     "trackers, settings, runs/": ("run/test_traps.py::test_a_trial_lives_in_a_world_of_its_own",),
@@ -87,10 +90,8 @@ TRAPS = {
 """Trap -> the tests that fail without its rule.
 
 Parts of MEASURING 1's table that have no code yet, and so no test here: running out of memory later than the segment
-(the certificate of MEASURING 6); NVML's throttle reasons, which should void a window (of clocks, heat and neighbours
-only sentinels, interleaved finalists and the halves of a window are there); a cold-read probe for a dataset that does
-not fit into memory; the seconds of validation, checkpoints and epoch ends (MEASURING 4). Of MEASURING 3 the share of
-windows dropped is missing."""
+(the certificate of MEASURING 6); the seconds of validation, checkpoints and epoch ends (MEASURING 4). Of MEASURING 3
+the share of windows dropped is missing."""
 
 
 @pytest.mark.parametrize("trap", TRAPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from autotune.run.preloaded import Preloaded
 from autotune.run.statistics import quantile
 from autotune.run.trial import log_tail, run_trial
 from autotune.run.watch import Live
-from tests.run.trials import spec
+from tests.run.trials import SHORT, spec
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
@@ -182,6 +183,19 @@ def test_what_a_parent_took_is_not_given_to_the_cold_trial_again(tmp_path: Path)
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0, preloaded=Slow())
     assert result.outcome is Outcome.TIMEOUT, result.error
     assert result.took_s < 4.0
+
+
+@pytest.mark.parametrize("said", ["GPU 0 was slowed down by heat", None])
+def test_a_gpu_that_was_slowed_down_in_the_window_makes_it_unstable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    # No GPU here: machine/test_nvml.py says what NVML's answers become.
+    monkeypatch.setattr("autotune.run.trial.slowdowns", lambda gpus: contextlib.nullcontext(lambda: said))
+    asked = spec("demo", backend="synthetic", synthetic={"step_s": 0.01}, segment=replace(SHORT, measure_s=2.0))
+    result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
+    assert result.images_per_s is not None, "the number stays, as that of any unstable trial"
+    assert result.outcome is (Outcome.UNSTABLE if said else Outcome.OK), result.error
+    assert result.error == (f"{said} while it was measured" if said else None)
 
 
 def test_log_tail_is_what_a_terminal_shows(tmp_path: Path) -> None:

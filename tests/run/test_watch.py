@@ -162,3 +162,16 @@ def test_the_live_view_shows_the_phase(tmp_path: Path, text: str) -> None:
     t.write(0, text)
     t.at(1.0)
     assert t.seen[-1].phase == text[2:]
+
+
+def test_only_what_slows_the_measured_window_counts(tmp_path: Path) -> None:
+    t = Trial(tmp_path)
+    t.watcher.slowed = lambda: "hot"
+    t.steps(0, 3)
+    t.at(1.0)
+    assert t.watcher.slowed_by is None, "warm-up"
+    t.write(0, "1.0 0.0 0.1 8 0 1")
+    t.at(2.0)
+    t.watcher.slowed = lambda: None
+    t.at(3.0)
+    assert t.watcher.slowed_by == "hot"
