@@ -43,7 +43,7 @@ class PageCache:
         if not self.fits:
             cold = f"; read cold it delivers {self.cold_images_per_s:.0f} images/s" if self.cold_images_per_s else ""
             return (
-                f"the dataset ({size}) does not fit into memory: trials read it from the disk, as training will{cold}"
+                f"the dataset ({size}) does not fit into memory: trials read it from disk, as training will{cold}"
             )
         if self.read_bytes < self.dataset_bytes:
             return f"the dataset ({size}) was not read whole in {self.took_s:.0f} s: first trials may wait for the disk"
