@@ -42,9 +42,7 @@ class PageCache:
         size = f"{gb:.1f} GB" if gb >= 0.1 else f"{self.dataset_bytes / 1e6:.0f} MB"
         if not self.fits:
             cold = f"; read cold it delivers {self.cold_images_per_s:.0f} images/s" if self.cold_images_per_s else ""
-            return (
-                f"the dataset ({size}) does not fit into memory: trials read it from disk, as training will{cold}"
-            )
+            return f"the dataset ({size}) does not fit into memory: trials read it from disk, as training will{cold}"
         if self.read_bytes < self.dataset_bytes:
             return f"the dataset ({size}) was not read whole in {self.took_s:.0f} s: first trials may wait for the disk"
         return f"the dataset ({size}) fits into free memory and was read once: no trial waits for a cold disk"
