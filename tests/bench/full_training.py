@@ -45,7 +45,7 @@ def measure(argv: list[str], n_images: int, n_epochs: int) -> float:
         )
         while len(ends := times(Path(tmp))) < n_epochs and process.poll() is None:
             time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGKILL)  # its folder goes with it: there is nothing to finish
         process.wait(30)
     epochs = [b - a for a, b in itertools.pairwise(ends)]
     print(argv[0], [round(n_images / s, 1) for s in epochs], flush=True)

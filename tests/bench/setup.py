@@ -21,6 +21,7 @@ from math import exp, log
 from pathlib import Path
 from statistics import fmean, stdev
 
+from cells import machine
 from scipy.stats import t as student
 
 from autotune.contract import SegmentSettings, TrialDir
@@ -140,7 +141,7 @@ def main() -> None:
     for name, (value, low, high) in figures.items():
         print(f"{name}: {value:.3f} (95 % CI {low:.3f}-{high:.3f}, {n_blocks} blocks)")
     if len(sys.argv) > 2:
-        Path(sys.argv[2]).write_text(json.dumps({"args": ARGS, "runs": runs, "figures": figures}, indent=1))
+        Path(sys.argv[2]).write_text(json.dumps({"machine": machine(), "args": ARGS, "runs": runs, "figures": figures}, indent=1))
 
 
 if __name__ == "__main__":
