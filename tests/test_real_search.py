@@ -130,8 +130,8 @@ def test_a_trial_again_with_its_log_on_screen(run: Path) -> None:
     assert "in effect" in done.stdout
 
 
-def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def signalled_in_second_trial(out: Path, data: Path, number: signal.Signals) -> tuple[int, str]:
+    """A search that gets the signal while its first trial after the baseline trains: exit code, output."""
     argv = [sys.executable, "-m", "autotune", "search", "--budget", "10m", "--out", str(out)]
     search = subprocess.Popen(
         [*argv, f"data={data}", "imgsz=96"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -148,9 +148,15 @@ def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Pa
             assert time.monotonic() < deadline
             assert search.poll() is None
             time.sleep(0.2)
-        search.send_signal(signal.SIGINT)
+        search.send_signal(number)
         output, _ = search.communicate(timeout=90)
-    assert search.returncode == 130, output
+    return search.returncode, output
+
+
+def test_ctrl_c_in_a_trial_keeps_everything(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, output = signalled_in_second_trial(out, data, signal.SIGINT)
+    assert code == 130, output
     assert left_over(out) == []
     run = next(p for p in out.iterdir() if not p.is_symlink())
     summary = read_json(run / "summary.json", Summary)
@@ -162,6 +168,25 @@ def test_ctrl_c_in_a_trial_keeps_everything(home: Path, data: Path, tmp_path: Pa
     assert rows["0"] in ("ok", "unstable")
     assert rows["1"] == "interrupted"
     assert "Traceback" not in output
+
+
+def test_kill_nine_and_resume(data: Path, tmp_path: Path) -> None:
+    out, before = tmp_path / "out", hashes(data.parent)
+    assert signalled_in_second_trial(out, data, signal.SIGKILL)[0] == -signal.SIGKILL
+    run = next(p for p in out.iterdir() if not p.is_symlink())
+    baseline = (run / "trials" / "0000" / "result.json").read_bytes()
+    argv = [sys.executable, "-m", "autotune", "search", "--resume", str(run), "--budget", "80s"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (run / "trials" / "0000" / "result.json").read_bytes() == baseline, "a finished trial is kept"
+    rows = csv_rows(run / "trials.csv")
+    assert rows[1]["outcome"] == "interrupted"
+    knobs = list(rows[0])[12:]
+    again = [r for r in rows[2:] if [r[k] for k in knobs] == [rows[1][k] for k in knobs] and r["role"] == "trial"]
+    assert len(again) == 1, "what was interrupted ran once more"
+    assert left_over(out) == []
+    assert hashes(data.parent) == before
+    assert read_json(run / "summary.json", Summary).stopped_because != "interrupted"
 
 
 def test_compile_is_in_effect(tmp_path: Path, data: Path) -> None:

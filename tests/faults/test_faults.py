@@ -23,7 +23,7 @@ from autotune.contract import Outcome, RunDir, SegmentSettings, TrialDir, TrialS
 from autotune.run.cleanup import list_shared_memory
 from autotune.run.leftover import sweep_files
 from autotune.run.trial import run_trial
-from tests.faults.tree import Act, Tree, run_with_fault, with_limits
+from tests.faults.tree import Act, Tree, namespaces, run_on_small_disk, run_with_fault, with_limits
 from tests.run.trials import spec
 
 
@@ -238,21 +238,6 @@ def on_small_disk(folder: Path, filled: str) -> list[Any]:
     end = run_on_small_disk(folder, ON_A_FULL_DISK, filled)
     assert end.returncode == 0, end.stderr
     return json.loads(end.stdout)
-
-
-def run_on_small_disk(folder: Path, script: str, filled: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with a tmpfs of 2 MiB over the folder, in a user namespace of its own."""
-    mount = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
-    command = ["unshare", "-rm", "sh", "-c", mount, "sh", str(folder), sys.executable, script, filled]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2], check=False
-    )
-
-
-namespaces = pytest.mark.skipif(
-    subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0,
-    reason="no user namespaces here, so no small disk either",
-)
 
 
 @namespaces

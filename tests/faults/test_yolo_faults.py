@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from autotune.contract import Outcome, SegmentSettings, TrialSpec
-from tests.faults.tree import Act, Tree, run_with_fault, with_limits
+from tests.faults.tree import Act, Tree, namespaces, run_on_small_disk, run_with_fault, with_limits
 from tests.run.trials import spec
 
 pytestmark = pytest.mark.slow
@@ -138,3 +139,41 @@ def test_dataset_removed_in_mid_trial(tiny: Path, near: Path) -> None:
     assert result.outcome is Outcome.CRASH, (result.error, result.log_tail)
     assert "not" in (result.error or "").lower()
     assert str(copy) in (result.error or "") + "\n".join(result.log_tail)
+
+
+ON_A_FULL_DISK = """
+import contextlib, json, sys
+from pathlib import Path
+from autotune.contract import SegmentSettings, TrialDir
+from autotune.errors import MachineError
+from autotune.run.trial import run_trial
+from tests.faults.tree import Tree, with_limits
+from tests.run.trials import spec
+
+home, data = Path(sys.argv[1]), sys.argv[2]
+directory = TrialDir(home / "run" / "trials" / "0001")
+
+def fill(live):
+    if live.n_steps >= 2:
+        with contextlib.suppress(OSError), (home / "filler").open("ab", buffering=0) as f:
+            while f.write(bytes(4096)):
+                pass
+
+asked = spec(data, segment=SegmentSettings(warmup_s=1000.0, warmup_cap_s=1000.0), batch=4)
+try:
+    result = run_trial(with_limits(asked, stall_s=20.0), directory, started_s=0.0, watch=fill)
+    said = [result.outcome, result.error]
+except MachineError as e:
+    said = ["MachineError", e.message]
+print(json.dumps([*said, len(Tree(directory).processes()), (directory.path / "tmp").exists()]))
+"""
+
+
+@namespaces
+def test_disk_full(tiny: Path, near: Path) -> None:
+    end = run_on_small_disk(near, ON_A_FULL_DISK, str(tiny))
+    assert end.returncode == 0, end.stderr
+    outcome, error, n_left, tmp_left = json.loads(end.stdout.splitlines()[-1])
+    assert outcome == "MachineError", "the result cannot be written, and that is the user's business"
+    assert "No space left on device" in error
+    assert (n_left, tmp_left) == (0, False)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+import pytest
 
 from autotune.contract import Deadlines, TrialDir, TrialResult, TrialSpec, read_json
 from autotune.run.cleanup import list_shared_memory, orphaned
@@ -96,3 +99,18 @@ def _becomes_empty(left: Callable[[], Collection[object]]) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def run_on_small_disk(folder: Path, script: str, filled: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with a tmpfs of 2 MiB over the folder, in a user namespace of its own."""
+    mount = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+    command = ["unshare", "-rm", "sh", "-c", mount, "sh", str(folder), sys.executable, script, filled]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2], check=False
+    )
+
+
+namespaces = pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0,
+    reason="no user namespaces here, so no small disk either",
+)
