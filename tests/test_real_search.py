@@ -130,21 +130,23 @@ def test_a_trial_again_with_its_log_on_screen(run: Path) -> None:
     assert "in effect" in done.stdout
 
 
-def signalled_in_second_trial(out: Path, data: Path, number: signal.Signals) -> tuple[int, str]:
-    """A search that gets the signal while its first trial after the baseline trains: exit code, output."""
+def signalled_in_a_trial(out: Path, data: Path, number: signal.Signals) -> tuple[int, str]:
+    """A search that gets the signal while the first configuration that it tries trains: exit code, output."""
     argv = [sys.executable, "-m", "autotune", "search", "--budget", "10m", "--out", str(out)]
     search = subprocess.Popen(
         [*argv, f"data={data}", "imgsz=96"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 200
 
-    def in_second_trial() -> bool:
-        steps = list(out.glob("*/trials/0001/steps0.txt"))
-        return bool(steps) and steps[0].stat().st_size > 0
+    def in_a_trial() -> bool:
+        return any(
+            steps.stat().st_size > 0 and json.loads((steps.parent / "spec.json").read_text())["role"] == "trial"
+            for steps in out.glob("2*/trials/*/steps0.txt")
+        )
 
     with contextlib.ExitStack() as stack:
         stack.callback(search.kill)
-        while not in_second_trial():
+        while not in_a_trial():
             assert time.monotonic() < deadline
             assert search.poll() is None
             time.sleep(0.2)
@@ -155,7 +157,7 @@ def signalled_in_second_trial(out: Path, data: Path, number: signal.Signals) -> 
 
 def test_ctrl_c_in_a_trial_keeps_everything(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, output = signalled_in_second_trial(out, data, signal.SIGINT)
+    code, output = signalled_in_a_trial(out, data, signal.SIGINT)
     assert code == 130, output
     assert left_over(out) == []
     run = next(p for p in out.iterdir() if not p.is_symlink())
@@ -164,25 +166,26 @@ def test_ctrl_c_in_a_trial_keeps_everything(data: Path, tmp_path: Path) -> None:
     assert summary.verdict.status == "unconfirmed"
     assert (run / "report.html").stat().st_size > 1_000_000
     assert (run / "best" / "best.yaml").exists()
-    rows = {r["number"]: r["outcome"] for r in csv_rows(run / "trials.csv")}
-    assert rows["0"] in ("ok", "unstable")
-    assert rows["1"] == "interrupted"
+    rows = [(r["role"], r["outcome"]) for r in csv_rows(run / "trials.csv")]
+    assert rows[0] in (("baseline", "ok"), ("baseline", "unstable"))
+    assert rows[-1] == ("trial", "interrupted")
     assert "Traceback" not in output
 
 
 def test_kill_nine_and_resume(data: Path, tmp_path: Path) -> None:
     out, before = tmp_path / "out", hashes(data.parent)
-    assert signalled_in_second_trial(out, data, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert signalled_in_a_trial(out, data, signal.SIGKILL)[0] == -signal.SIGKILL
     run = next(p for p in out.iterdir() if not p.is_symlink())
     baseline = (run / "trials" / "0000" / "result.json").read_bytes()
-    argv = [sys.executable, "-m", "autotune", "search", "--resume", str(run), "--budget", "80s"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=200)
+    argv = [sys.executable, "-m", "autotune", "search", "--resume", str(run), "--budget", "3m"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "trials" / "0000" / "result.json").read_bytes() == baseline, "a finished trial is kept"
     rows = csv_rows(run / "trials.csv")
-    assert rows[1]["outcome"] == "interrupted"
-    knobs = list(rows[0])[12:]
-    again = [r for r in rows[2:] if [r[k] for k in knobs] == [rows[1][k] for k in knobs] and r["role"] == "trial"]
+    (killed,) = (r for r in rows if r["outcome"] == "interrupted")
+    columns = ["role", *list(rows[0])[12:]]
+    again = [r for r in rows if r is not killed and all(r[c] == killed[c] for c in columns)]
+    assert killed["role"] == "trial"
     assert len(again) == 1, "what was interrupted ran once more"
     assert left_over(out) == []
     assert hashes(data.parent) == before

@@ -141,7 +141,9 @@ def main() -> None:
     for name, (value, low, high) in figures.items():
         print(f"{name}: {value:.3f} (95 % CI {low:.3f}-{high:.3f}, {n_blocks} blocks)")
     if len(sys.argv) > 2:
-        Path(sys.argv[2]).write_text(json.dumps({"machine": machine(), "args": ARGS, "runs": runs, "figures": figures}, indent=1))
+        Path(sys.argv[2]).write_text(
+            json.dumps({"machine": machine(), "args": ARGS, "runs": runs, "figures": figures}, indent=1)
+        )
 
 
 if __name__ == "__main__":

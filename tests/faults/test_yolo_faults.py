@@ -174,6 +174,7 @@ def test_disk_full(tiny: Path, near: Path) -> None:
     end = run_on_small_disk(near, ON_A_FULL_DISK, str(tiny))
     assert end.returncode == 0, end.stderr
     outcome, error, n_left, tmp_left = json.loads(end.stdout.splitlines()[-1])
-    assert outcome == "MachineError", "the result cannot be written, and that is the user's business"
+    # With what the trial itself left there removed, its result may find room; else it is the user's business.
+    assert outcome in ("crash", "MachineError")
     assert "No space left on device" in error
     assert (n_left, tmp_left) == (0, False)
