@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
-from autotune.space.knobs import KNOBS, Context
+from autotune.space.context import Context
+from autotune.space.knobs import KNOBS
 from autotune.space.legal import spell
 from autotune.space.space import list_spaces, load_space, prepare
 from autotune.space.yolo_args import job_args, parse_pairs

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.contract import Params
-from autotune.space.knobs import Applied, Context, canonical, materialise
+from autotune.space.config import Applied, canonical, materialise
+from autotune.space.context import Context
 from autotune.space.space import Prepared, SearchSpace, prepare
 from autotune.space.training import pin_optimizer
 

@@ -14,7 +14,7 @@ from autotune.machine.facts import differences
 from autotune.question import Question, Request
 from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.search.past import Past, mend_journal, read_past
-from autotune.space.knobs import canonical
+from autotune.space.config import canonical
 from autotune.space.legal import same, spell
 from autotune.space.space import dump_space, load_space, prepare
 from autotune.space.yolo_args import parse_pairs, yolo_defaults

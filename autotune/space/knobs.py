@@ -1,41 +1,13 @@
-"""What can be turned, what does it do to the training, and how is a configuration put into effect?"""
+"""What can be turned, and what does it do to the training? One row a knob."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
-
-from autotune.contract import Params, Site, Training, Value
+from autotune.contract import Site, Training
 from autotune.space import here, legal
-from autotune.space.context import CUDAGRAPH_MODES, STOCK_PREFETCH, Context, cache_fault, n_batches, workers_cap
-from autotune.space.legal import same
-from autotune.space.training import pins
-
-__all__ = ["KNOBS", "Applied", "Context", "Knob", "baseline_params", "canonical", "materialise"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knob:
-    """One row of KNOBS; labels, help and comments of exported files come from it."""
-
-    name: str
-    site: Site
-    training: Training
-    doc: str
-    needs: str
-    """What it takes to have an effect, one sentence; empty when nothing."""
-    legal: legal.Legal
-    """Value -> what a written value must be, None when it is legal."""
-    baseline: Callable[[Context], Value]
-    """What the user's own arguments give here."""
-    blocked: Callable[[Context], str | None] = lambda _: None
-    """Why the knob is inert or impossible here, None when it is not."""
-    fits: Callable[[Value, Context], str | None] = lambda _v, _c: None
-    """Why one legal value cannot be had here."""
-    clamp: Callable[[Value, Context], Value] = lambda v, _: v
-    """What a value becomes here, spelled one way."""
-
+from autotune.space.context import cache_fault, workers_cap
+from autotune.space.knob import Knob, variable
+from autotune.space.knobs_nccl import NCCL_KNOBS
+from autotune.space.knobs_patch import PATCH_KNOBS
 
 KNOBS: dict[str, Knob] = {
     "batch_per_gpu": Knob(
@@ -113,36 +85,6 @@ KNOBS: dict[str, Knob] = {
         legal=legal.one_of(True, False),
         baseline=here.arg("deterministic"),
     ),
-    "cudnn_benchmark": Knob(
-        name="cudnn_benchmark",
-        site=Site.PATCH,
-        training=Training.NUMERICS,
-        doc="Let cuDNN time its convolution algorithms at the first step and keep the fastest.",
-        needs="A CUDA GPU and one image size.",
-        legal=legal.one_of(True, False),
-        baseline=lambda _: False,
-        blocked=here.benchmark_blocked,
-    ),
-    "prefetch_factor": Knob(
-        name="prefetch_factor",
-        site=Site.PATCH,
-        training=Training.NEUTRAL,
-        doc="Batches a loader worker prepares ahead; more of them smooth out slow images and cost shared memory.",
-        needs="Loader workers.",
-        legal=legal.whole(1),
-        baseline=lambda _: STOCK_PREFETCH,
-    ),
-    "torch_threads": Knob(
-        name="torch_threads",
-        site=Site.PATCH,
-        training=Training.NUMERICS,
-        doc="Threads of one torch operation in the main process.",
-        needs="Training on CPU.",
-        legal=legal.whole(1),
-        baseline=lambda ctx: min(8, max(1, ctx.machine.n_cores_host - 1)) if ctx.device == "cpu" else 1,
-        blocked=lambda ctx: "the GPU does the work; use omp_num_threads" if ctx.device == "cuda" else None,
-        fits=lambda v, ctx: here.at_most(ctx.machine.n_cores, v, "usable cores here:"),
-    ),
     "omp_num_threads": Knob(
         name="omp_num_threads",
         site=Site.ENV,
@@ -153,6 +95,7 @@ KNOBS: dict[str, Knob] = {
         baseline=lambda ctx: int(ctx.env["OMP_NUM_THREADS"]) if ctx.env.get("OMP_NUM_THREADS", "").isdecimal() else 1,
         blocked=here.cuda_only("Ultralytics sets torch threads itself on CPU; use torch_threads"),
         fits=lambda v, ctx: here.at_most(ctx.machine.n_cores, v, "usable cores here:"),
+        variables=variable("OMP_NUM_THREADS"),
     ),
     "alloc_conf": Knob(
         name="alloc_conf",
@@ -164,94 +107,8 @@ KNOBS: dict[str, Knob] = {
         baseline=here.alloc_baseline,
         blocked=here.cuda_only("there is no CUDA memory on CPU"),
         clamp=lambda v, _: None if v == "expandable_segments:False" else v,  # that is the default
+        variables=variable("PYTORCH_CUDA_ALLOC_CONF"),
     ),
-    "nccl_socket": Knob(
-        name="nccl_socket",
-        site=Site.ENV,
-        training=Training.NEUTRAL,
-        doc="NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD: helper threads and connections of NCCL over TCP.",
-        needs="Several ranks whose traffic crosses TCP sockets (not NVLink, PCIe, shared memory or InfiniBand).",
-        legal=legal.nccl_socket,
-        baseline=here.socket_baseline,
-        blocked=here.socket_blocked,
-    ),
+    **PATCH_KNOBS,
+    **NCCL_KNOBS,
 }
-
-
-def baseline_params(names: Iterable[str], ctx: Context) -> Params:
-    """What the user's own arguments really give here, for these knobs.
-
-    Values that the baseline's own run reported (`ctx.effective`) win over what is predicted.
-    """
-    whole = {name: ctx.effective.get(name, knob.baseline(ctx)) for name, knob in KNOBS.items()}
-    whole = canonical(whole, ctx)
-    return {name: whole[name] for name in names}
-
-
-def canonical(params: Params, ctx: Context) -> Params:
-    """The same configuration spelled one way, so that two that run alike compare equal.
-
-    Values are replaced by what they become here (workers above the cap, a cache that cannot fit), values inert in this
-    combination by None (prefetch_factor without workers). Knobs that are not in `params` are as in the baseline.
-    """
-    out = {name: KNOBS[name].clamp(value, ctx) for name, value in params.items()}
-
-    def now(name: str) -> Any:
-        return out[name] if name in out else ctx.effective.get(name, KNOBS[name].baseline(ctx))
-
-    batches = n_batches(int(now("batch_per_gpu")), ctx)
-    if "workers" in out and batches is not None:
-        out["workers"] = min(now("workers"), 0 if batches <= 1 else batches)
-    if "prefetch_factor" in out:
-        stock = STOCK_PREFETCH if out["prefetch_factor"] is None else out["prefetch_factor"]
-        out["prefetch_factor"] = stock if now("workers") else None
-    # reported to hang together (KNOBS 1.8), and the graphs' private pools gain nothing from growing segments
-    if (
-        "alloc_conf" in out
-        and now("compile") in CUDAGRAPH_MODES
-        and "expandable_segments:True" in str(out["alloc_conf"])
-    ):
-        out["alloc_conf"] = None
-    return out
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """A configuration as the trial needs it."""
-
-    train_args: dict[str, Any]
-    env: dict[str, str] = field(default_factory=dict)
-    patches: Params = field(default_factory=dict)
-
-
-def materialise(params: Params, baseline: Params, ctx: Context, training: str) -> Applied:
-    """Put into effect what differs from the baseline, and leave everything else as the user wrote it.
-
-    Args:
-        params: canonical values; a subset of the knobs is fine.
-        baseline: what the user's own arguments give, at least for the knobs in `params`.
-        ctx: the job on this machine.
-        training: same, bounded or any; `any` leaves nbs and weight_decay alone where the batch cannot keep them.
-    """
-    args = dict(ctx.train_args)
-    env: dict[str, str] = {}
-    patches: Params = {}
-    for name, value in params.items():
-        if same(value, baseline[name]):
-            continue
-        if name == "batch_per_gpu":
-            total = int(value or 0) * ctx.n_ranks
-            args |= pins(ctx.train_args, total, training) | {"batch": total}
-        elif name == "nccl_socket":
-            threads, _, sockets = str(value or "x").partition("x")
-            env |= {"NCCL_SOCKET_NTHREADS": threads, "NCCL_NSOCKS_PERTHREAD": sockets}
-        elif KNOBS[name].site is Site.ENV:
-            variable = {"omp_num_threads": "OMP_NUM_THREADS", "alloc_conf": "PYTORCH_CUDA_ALLOC_CONF"}[name]
-            env[variable] = "" if value is None else str(value)  # empty unsets what the user's shell exports
-        elif KNOBS[name].site is Site.PATCH or (ctx.device == "cpu" and name in ("workers", "channels_last")):
-            stock = STOCK_PREFETCH if name == "prefetch_factor" and baseline[name] is None else None
-            if value not in (None, stock):  # inert, or what the loader does by itself
-                patches[name] = value
-        else:
-            args[name] = value
-    return Applied(train_args=args, env=env, patches=patches)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from autotune.contract import Params, Value
 from autotune.errors import InputError
+from autotune.space.config import baseline_params, canonical
 from autotune.space.context import STOCK_PREFETCH, Context
-from autotune.space.knobs import KNOBS, baseline_params, canonical
+from autotune.space.knobs import KNOBS
 from autotune.space.legal import same, spell
 from autotune.space.near import near
 from autotune.space.scalars import dump, load

@@ -26,8 +26,9 @@ from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.preloaded import ForkedRoot, Preloaded
 from autotune.run.supervise import start_cold
 from autotune.run.trial import run_trial
+from autotune.space.config import materialise
 from autotune.space.context import Context
-from autotune.space.knobs import KNOBS, materialise
+from autotune.space.knobs import KNOBS
 from tests.run.trials import spec as yolo_spec
 
 PACKAGE = Path(__file__).parents[2]

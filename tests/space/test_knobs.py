@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from autotune.contract import Gpu, Site, Training
-from autotune.space.knobs import KNOBS, baseline_params, canonical, materialise
+from autotune.space.config import baseline_params, canonical, materialise
+from autotune.space.knobs import KNOBS
 from autotune.space.legal import same
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import InputError
-from autotune.space.knobs import KNOBS, canonical
+from autotune.space.config import canonical
+from autotune.space.knobs import KNOBS
 from autotune.space.space import Choices, Range, SearchSpace, dump_space, list_spaces, load_space, prepare
 
 BAD = """\

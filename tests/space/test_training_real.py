@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from autotune.contract import Machine
-from autotune.space.knobs import Context, baseline_params, materialise
+from autotune.space.config import baseline_params, materialise
+from autotune.space.context import Context
 from autotune.space.space import load_space, prepare
 from autotune.space.training import pin_optimizer
 from autotune.space.yolo_args import job_args
