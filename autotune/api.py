@@ -78,6 +78,8 @@ class Run:
 def tune(
     *,
     gpus: int | str | None = None,
+    ranks: int | None = None,
+    force: bool = False,
     budget: str = "30m",
     space: str | None = None,
     objective: str = "job_time",
@@ -93,7 +95,9 @@ def tune(
     """Search, prove, export, report; blocks until done. Ctrl-C returns the run so far.
 
     Args:
-        gpus: how many, which ("0"), or "all"; None: one, or the CPU.
+        gpus: how many (4), which ("0,2"), or "all"; None: one, or the CPU.
+        ranks: on the CPU, with gloo; None: one.
+        force: measure on a GPU that another process uses.
         budget: "90s", "30m", "2h", from the call to the report.
         space: name or file of a search space.
         objective: "job_time" or "images_per_s".
@@ -119,6 +123,8 @@ def tune(
     request = Request(
         user_args=yolo,
         gpus=None if gpus is None else str(gpus),
+        ranks=ranks,
+        force=force,
         budget=budget,
         space=space,
         objective=objective,

@@ -30,8 +30,10 @@ def search(
     ctx: typer.Context,
     pairs: Pairs = None,
     gpus: Annotated[
-        str | None, typer.Option(help="How many GPUs (1), which (0), or all. Without: one, or the CPU.")
+        str | None, typer.Option(help="How many GPUs (4), which (0,2), or all. Without: one, or the CPU.")
     ] = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks on the CPU (gloo); a GPU is a rank anyway.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure on a GPU that another process uses.")] = False,
     budget: Annotated[str, typer.Option(help="90s, 30m, 2h, 1h30m: everything from Enter to report.")] = "30m",
     space: Annotated[str | None, typer.Option(help="Name or file of a search space; see `autotune spaces`.")] = None,
     objective: Annotated[str, typer.Option(help="job_time or images_per_s.")] = "job_time",
@@ -60,6 +62,8 @@ def search(
     request = Request(
         pairs=pairs or (),
         gpus=gpus,
+        ranks=ranks,
+        force=force,
         budget=budget,
         space=space,
         objective=objective,
@@ -132,12 +136,17 @@ def trial(
 def train(
     run: Annotated[str, typer.Argument(help="A run folder, its best/ folder, or winner.json.")],
     pairs: Pairs = None,
+    nnodes: Annotated[int, typer.Option(help="Machines that train together; the command runs on each.")] = 1,
+    node_rank: Annotated[int, typer.Option(help="This machine's number among them, from 0.")] = 0,
+    rdzv_endpoint: Annotated[str | None, typer.Option(help="host:port of machine 0, where they meet.")] = None,
 ) -> int:
     """Train the winner in full, with the settings that `yolo train` cannot express; key=value wins over the file."""
+    from autotune.rerun import nodes
     from autotune.rerun import train as run_train
     from autotune.space.yolo_args import parse_pairs
 
-    return run_train(run, parse_pairs(pairs or [], full_training=True))
+    place = nodes(nnodes, node_rank, rdzv_endpoint)
+    return run_train(run, parse_pairs(pairs or [], full_training=True), place)
 
 
 @app.command()
@@ -145,12 +154,13 @@ def spaces(
     name: Annotated[str | None, typer.Argument(help="Show this one (a name or a file) on this machine.")] = None,
     pairs: Pairs = None,
     gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="As in search.")] = None,
     training: Annotated[str, typer.Option(help="As in search.")] = "same",
 ) -> int:
     """List the search spaces, or say what of one would be tried here, and why the rest would not."""
     from autotune.listing import describe_space, list_all_spaces
 
-    print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training)))
+    print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training, ranks)))
     return EXIT_OK
 
 

@@ -22,12 +22,15 @@ from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
 from autotune.search.samplers import check_strategy
 from autotune.space.context import Context, workers_cap
+from autotune.space.ranks import check_batch, count_ranks
 from autotune.space.space import SearchSpace, load_space
 from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_of
 
 DEMO_IMGSZ_CPU: Final = 128
 DEFAULT_MODEL: Final = "yolo11n.yaml"
-SIMULATED_GPU: Final = Gpu(index=0, uuid="GPU-simulated", name="simulated GPU", mem_bytes=16 << 30)
+SIMULATED_BYTES: Final = 16 << 30
+MANY: Final = 4
+"""Simulated GPUs that `--gpus all` finds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,10 @@ class Request:
     user_args: Mapping[str, Any] | None = None
     """The same from Python, in place of `pairs`."""
     gpus: str | None = None
+    ranks: int | None = None
+    """On the CPU."""
+    force: bool = False
+    """Measure on a GPU that somebody else uses."""
     budget: str = "30m"
     space: str | None = None
     objective: str = "job_time"
@@ -81,6 +88,8 @@ class Question:
     """False for a dry run on the demo set, which needs no images."""
     headline: str
     segment: SegmentSettings
+    notes: tuple[str, ...] = ()
+    """What the user should see beside the result."""
 
 
 def understand(request: Request, observers: Sequence[Observer] = ()) -> Question:
@@ -100,11 +109,13 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
     if request.training not in ("same", "bounded", "any"):
         raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
     user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
-    job_args(user)
+    args = job_args(user)
     machine = read_machine()
     if request.dry_run and not machine.gpus and request.gpus:
-        machine = replace(machine, gpus=(SIMULATED_GPU,))
+        machine = replace(machine, gpus=_simulated(request.gpus))
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
+    n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
+    check_batch(n_ranks, args, user)
     space = load_space(request.space or ("cpu" if device == "cpu" else "default"))
     model = resolve_model(str(user.get("model") or DEFAULT_MODEL))
     task = task_of(user, model)
@@ -128,7 +139,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         machine=machine,
         task=task,
         device="cpu" if device == "cpu" else "cuda",
-        n_ranks=1,
+        n_ranks=n_ranks,
         n_visible_gpus=len(visible(machine, os.environ)),
         train_args=job_args(job),
         n_images=dataset.n_train if dataset else None,
@@ -157,8 +168,9 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         ctx=ctx,
         out=out,
         has_data=dataset is not None,
-        headline=_headline(request, user, job, space.name, machine),
+        headline=_headline(request, user, job, space.name, _where(machine, gpus, n_ranks)),
         segment=segment_settings(device, budget_s),
+        notes=_mixed(machine, gpus),
     )
 
 
@@ -182,9 +194,31 @@ def segment_settings(device: str, budget_s: float) -> SegmentSettings:
     return SegmentSettings(measure_s=measure, measure_cap_s=40.0)
 
 
-def _headline(request: Request, user: Mapping[str, Any], job: Mapping[str, Any], space: str, machine: Machine) -> str:
+def _simulated(flag: str) -> tuple[Gpu, ...]:
+    """As many GPUs as this --gpus needs, on a machine that has none."""
+    indices = [int(i) for i in flag.split(",") if i.strip().isdecimal()]
+    n = max(indices) + 1 if "," in flag and indices else indices[0] if indices else MANY
+    return tuple(
+        Gpu(index=i, uuid=f"GPU-simulated-{i}", name="simulated GPU", mem_bytes=SIMULATED_BYTES) for i in range(n)
+    )
+
+
+def _mixed(machine: Machine, gpus: Sequence[str]) -> tuple[str, ...]:
+    """A warning when the ranks' GPUs are of several models."""
+    names = {g.name for g in machine.gpus if g.uuid in gpus}
+    if len(names) < 2:
+        return ()
+    return (f"the GPUs differ ({describe(machine, gpus)}): every step takes as long as the slowest of them",)
+
+
+def _where(machine: Machine, gpus: Sequence[str], n_ranks: int) -> str:
+    """What the training runs on."""
+    ranks = f", {n_ranks} ranks" if n_ranks > 1 and not gpus else ""
+    return f"{describe(machine, gpus)}{ranks}"
+
+
+def _headline(request: Request, user: Mapping[str, Any], job: Mapping[str, Any], space: str, where: str) -> str:
     """One line that says what is searched, and what was filled in because nothing was given."""
-    where = f"CPU, {machine.n_cores} cores" if job["device"] == "cpu" else describe(machine)
     model = Path(str(user.get("model") or DEFAULT_MODEL)).name
     said_model = "" if user.get("model") else " from scratch (no model= given)"
     data = Path(str(user["data"])).name if user.get("data") else "the built-in demo set (no data= given)"

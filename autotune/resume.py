@@ -79,7 +79,7 @@ def as_asked(request: Request, run: Earlier) -> Request:
     gpus = request.gpus
     if gpus is None and "device" not in today:
         if info.simulated and info.device != "cpu":
-            gpus = "1"  # a GPU that need not be there
+            gpus = info.device if info.n_ranks > 1 else "1"  # GPUs that need not be there
             user.pop("device", None)
         else:
             user["device"] = info.device
@@ -88,6 +88,7 @@ def as_asked(request: Request, run: Earlier) -> Request:
         pairs=(),
         user_args={**user, **today},
         gpus=gpus,
+        ranks=request.ranks or (info.n_ranks if info.device == "cpu" else None),
         space=str(run.run_dir.space),
         **{**was, "out": str(was["out"])},
     )
@@ -106,6 +107,8 @@ def check(question: Question, run: Earlier, past: Past) -> None:
         raise MachineError(
             f"the machine differs from that of {name}: {what}", "its numbers cannot be compared with new ones"
         )
+    if question.ctx.n_ranks != info.n_ranks:
+        raise InputError(f"the ranks differ: {name} has {info.n_ranks}, now {question.ctx.n_ranks}", _HINT)
     was = {**info.train_args, "batch": info.user_args.get("batch", yolo_defaults()["batch"])}
     for key in sorted(was.keys() | question.job.keys()):
         then, now = was.get(key), question.job.get(key)

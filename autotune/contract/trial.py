@@ -52,6 +52,16 @@ UNFELT: Final[dict[Probe, frozenset[str]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """This machine's place among several that train together (role train), in torchrun's terms."""
+
+    n_nodes: int
+    node_rank: int
+    rdzv_endpoint: str
+    """host:port of node 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSpec:
     """Everything that is needed to run one trial again."""
 
@@ -71,6 +81,8 @@ class TrialSpec:
     gpus: tuple[str, ...] = ()
     """CUDA_VISIBLE_DEVICES entries; empty means CPU."""
     n_ranks: int = 1
+    """On this machine."""
+    nodes: Nodes | None = None
     segment: SegmentSettings = field(default_factory=SegmentSettings)
     deadlines: Deadlines = field(default_factory=Deadlines)
     seed: int = 0

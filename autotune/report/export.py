@@ -99,7 +99,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     check_with_yolo([folder / name for name in yamls])
     (folder / "env.sh").write_text(env_sh(winner, chosen.claim), encoding="utf-8", errors="surrogateescape")
-    (folder / "launch.sh").write_text(launch_sh(winner, chosen.claim), encoding="utf-8")
+    (folder / "launch.sh").write_text(launch_sh(winner, chosen.claim, info.gpus), encoding="utf-8")
     (folder / "launch.sh").chmod(0o755)
     files = sorted([*(p.name for p in folder.iterdir()), "README.md", "receipt.json"])
     (folder / "README.md").write_text(_readme(files, chosen), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -97,6 +98,8 @@ class Watcher:
         # The one that stopped first: the others wait for it in a collective since then.
         since_s = min(r.since_s for r in stuck)
         what = stuck[0].say_late(f"{elapsed_s - since_s:.0f} s") if late else stuck[0].say()
+        if len(stuck) > 1:
+            what = re.sub("^is ", "are ", re.sub("^has ", "have ", what))
         others = [f"; rank {r.rank} {r.say()}" for r in self._ranks if r not in stuck]
         told = f"{names} {what}{''.join(others)}"
         return told if late else f"{OVER_TOTAL} {elapsed_s:.0f} s, its deadline: {told}"

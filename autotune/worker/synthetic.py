@@ -64,17 +64,18 @@ class Synthetic:
         args = spec.train_args
         rng = random.Random(f"{spec.seed}/{spec.number}")
         run_offset = rng.gauss(1.0, 0.01)
-        batch = int(args.get("batch", 16)) // spec.n_ranks
+        n_ranks = int(self.asked.get("n_ranks", spec.n_ranks))
+        batch = int(args.get("batch", 16)) // n_ranks
         recorder.resolved = {"optimizer": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}
         nbs = int(args.get("nbs", 64))
         epochs = int(args.get("epochs", 100))
         recorder.job = {
             "n_images": N_IMAGES,
-            "n_batches": -(-N_IMAGES // max(batch * spec.n_ranks, 1)),
+            "n_batches": -(-N_IMAGES // max(batch * n_ranks, 1)),
             "epochs": epochs,
             "n_closed_epochs": min(int(args.get("close_mosaic", 10)), epochs),
             "nc": 6,
-            "accumulate": max(round(nbs / max(batch * spec.n_ranks, 1)), 1),
+            "accumulate": max(round(nbs / max(batch * n_ranks, 1)), 1),
         }
         recorder.segment.accumulate = recorder.job["accumulate"]
         mem = int(1.2e9 + batch * 1.9e8 * (0.6 if args.get("amp") in (True, "bf16") else 1.0))
@@ -97,7 +98,7 @@ class Synthetic:
             self.t += step
             self._commit("step", n_steps)
             n_steps += 1
-            if recorder.step(wait_s=wait, step_s=step, images=batch):
+            if recorder.step(wait_s=wait, step_s=step, images=batch * n_ranks // spec.n_ranks):
                 recorder.effective = self.effective()
                 return
 

@@ -150,6 +150,7 @@ def test_a_forked_trial_is_what_a_cold_one_is(tmp_path: Path, preloaded: Preload
     assert len(parents()) == 1
 
 
+@pytest.mark.slow
 def test_every_env_knob_and_the_losses_of_a_real_warm_trial(
     tiny: Path, tmp_path: Path, preloaded: Preloaded, spied: dict[str, str]
 ) -> None:
