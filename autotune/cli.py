@@ -145,6 +145,7 @@ def train(
     from autotune.rerun import train as run_train
     from autotune.space.yolo_args import parse_pairs
 
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     place = nodes(nnodes, node_rank, rdzv_endpoint)
     return run_train(run, parse_pairs(pairs or [], full_training=True), place)
 

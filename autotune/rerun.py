@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from autotune.errors import InputError
 from autotune.machine.facts import read_machine, resolve_gpus
 from autotune.space.ranks import check_batch
 from autotune.space.yolo_args import yolo_defaults
+
+log = logging.getLogger(__name__)
 
 TRACE_STEPS: Final = 5
 """Steps of a trace: 10 to 50 MB before compression (KNOBS 6)."""
@@ -118,7 +121,14 @@ def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -
     args = {**winner.train_args, **overrides}
     gpus, n_ranks = _ranks(winner, args)
     n_world = n_ranks * (place.n_nodes if place else 1)
-    check_batch(n_world, yolo_defaults() | args, overrides)
+    batch = int(args.get("batch", yolo_defaults()["batch"]))
+    check_batch(n_world, {"batch": batch}, args)
+    if n_world != winner.n_ranks and "batch" not in overrides:
+        each, measured = batch // n_world, batch // winner.n_ranks
+        log.warning(
+            "%s ranks share batch=%s, %s each; %s each were measured (batch=%s keeps those, and is another training)",
+            *(n_world, batch, each, measured, measured * n_world),
+        )
     if n_world > 1 and gpus:
         # NCCL may bind rank i to visible GPU i whatever device= says (KNOBS 0.3): show it only the ones that count.
         args["device"] = ",".join(map(str, range(n_ranks)))
