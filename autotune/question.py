@@ -16,6 +16,7 @@ from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSetti
 from autotune.errors import InputError
 from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
+from autotune.machine.memory import MemoryLimit, memory_limit
 from autotune.run.dataset import inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
 from autotune.search.budget import parse_budget
@@ -27,6 +28,15 @@ from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_
 
 DEMO_IMGSZ_CPU: Final = 128
 DEFAULT_MODEL: Final = "yolo11n.yaml"
+TRIAL_ARGS: Final[dict[str, Any]] = {
+    # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
+    "plots": False,
+    "val": False,
+    "save": False,
+    "warmup_epochs": 0,
+    "save_dir": "yolo",
+    "exist_ok": True,
+}
 SIMULATED_GPU: Final = Gpu(index=0, uuid="GPU-simulated", name="simulated GPU", mem_bytes=16 << 30)
 
 
@@ -47,6 +57,8 @@ class Request:
     name: str | None = None
     out: str = "results"
     training: str = "same"
+    mem_limit: str | None = None
+    """Of one rank, such as 3GiB."""
     dry_run: bool = False
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
@@ -81,6 +93,7 @@ class Question:
     """False for a dry run on the demo set, which needs no images."""
     headline: str
     segment: SegmentSettings
+    memory: MemoryLimit
 
 
 def understand(request: Request, observers: Sequence[Observer] = ()) -> Question:
@@ -105,6 +118,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
     if request.dry_run and not machine.gpus and request.gpus:
         machine = replace(machine, gpus=(SIMULATED_GPU,))
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
+    memory = memory_limit(machine, gpus, 1, request.mem_limit)
     space = load_space(request.space or ("cpu" if device == "cpu" else "default"))
     model = resolve_model(str(user.get("model") or DEFAULT_MODEL))
     task = task_of(user, model)
@@ -159,6 +173,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         has_data=dataset is not None,
         headline=_headline(request, user, job, space.name, machine),
         segment=segment_settings(device, budget_s),
+        memory=memory,
     )
 
 
