@@ -85,6 +85,7 @@ def tune(
     objective: str = "job_time",
     strategy: str = "tpe",
     training: str = "same",
+    mem_limit: str | None = None,
     seed: int = 0,
     name: str | None = None,
     out: str | Path = "results",
@@ -103,6 +104,7 @@ def tune(
         objective: "job_time" or "images_per_s".
         strategy: "tpe", "random" or "gp".
         training: "same", "bounded" or "any".
+        mem_limit: memory of one rank, such as "3GiB"; None: what the machine has.
         seed: of the sampler and of the order of finalists.
         name: label of the run folder.
         out: folder for run folders.
@@ -130,6 +132,7 @@ def tune(
         objective=objective,
         strategy=strategy,
         training=training,
+        mem_limit=mem_limit,
         seed=seed,
         name=name,
         out=str(out),

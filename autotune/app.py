@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -32,7 +32,7 @@ from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneEr
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.port import SpacePort
-from autotune.question import Question, Request, understand
+from autotune.question import TRIAL_ARGS, Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
 from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run, refuse_if_used
@@ -47,15 +47,6 @@ from autotune.search.plan import Plan, RunTrial
 from autotune.simulation import Simulation, simulated
 from autotune.space.space import dump_space
 
-TRIAL_ARGS: Final[dict[str, Any]] = {
-    # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
-    "plots": False,
-    "val": False,
-    "save": False,
-    "warmup_epochs": 0,
-    "save_dir": "yolo",
-    "exist_ok": True,
-}
 READING_FRAC: Final = 0.05
 """Of the budget, at most, for reading the dataset once before the first trial."""
 REPORT_S: Final = 8.0
@@ -223,6 +214,7 @@ def _info(question: Question, name: str) -> RunInfo:
         device=question.device,
         gpus=question.gpus,
         n_ranks=question.ctx.n_ranks,
+        mem_limit_bytes=question.memory.of_trial,
         train_args=question.job,
         n_images=question.ctx.n_images,
         user_args=question.user,
@@ -246,6 +238,7 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
         images_decoded_per_s=_decode_rate(question),
         report_s=REPORT_S,
         notes=(*question.notes, *_page_cache_notes(job)),
+        memory=question.memory,
         past=job.past,
     )
     return simulated(plan) if question.request.dry_run else plan

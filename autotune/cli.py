@@ -25,6 +25,12 @@ _BEGAN: dict[str, float] = {}
 Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="YOLO's own arguments.")]
 
 
+MemLimit = Annotated[
+    str | None,
+    typer.Option(help="Memory of one rank, such as 3GiB: what would need more is not tried, what does is ended."),
+]
+
+
 @app.command()
 def search(
     ctx: typer.Context,
@@ -41,6 +47,7 @@ def search(
     training: Annotated[
         str, typer.Option(help="same, bounded or any: how far the batch may change the training.")
     ] = "same",
+    mem_limit: MemLimit = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler and of the order of finalists.")] = 0,
     name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
@@ -72,6 +79,7 @@ def search(
         name=name,
         out=out,
         training=training,
+        mem_limit=mem_limit,
         resume=resume,
         given=_typed(ctx),
         dry_run=dry_run,

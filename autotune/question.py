@@ -16,6 +16,7 @@ from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSetti
 from autotune.errors import InputError
 from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
+from autotune.machine.memory import MemoryLimit, memory_limit
 from autotune.run.dataset import inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
 from autotune.search.budget import parse_budget
@@ -31,6 +32,15 @@ DEFAULT_MODEL: Final = "yolo11n.yaml"
 SIMULATED_BYTES: Final = 16 << 30
 MANY: Final = 4
 """Simulated GPUs that `--gpus all` finds."""
+TRIAL_ARGS: Final[dict[str, Any]] = {
+    # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
+    "plots": False,
+    "val": False,
+    "save": False,
+    "warmup_epochs": 0,
+    "save_dir": "yolo",
+    "exist_ok": True,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +64,8 @@ class Request:
     name: str | None = None
     out: str = "results"
     training: str = "same"
+    mem_limit: str | None = None
+    """Of one rank, such as 3GiB."""
     dry_run: bool = False
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
@@ -88,6 +100,7 @@ class Question:
     """False for a dry run on the demo set, which needs no images."""
     headline: str
     segment: SegmentSettings
+    memory: MemoryLimit
     notes: tuple[str, ...] = ()
     """What the user should see beside the result."""
 
@@ -116,6 +129,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
     n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
     check_batch(n_ranks, args, user)
+    memory = memory_limit(machine, gpus, n_ranks, request.mem_limit)
     space = load_space(request.space or ("cpu" if device == "cpu" else "default"))
     model = resolve_model(str(user.get("model") or DEFAULT_MODEL))
     task = task_of(user, model)
@@ -171,6 +185,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         headline=_headline(request, user, job, space.name, _where(machine, gpus, n_ranks)),
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),
+        memory=memory,
     )
 
 

@@ -11,6 +11,7 @@ from autotune.contract import Machine, RunDir, RunInfo, read_json
 from autotune.errors import InputError, MachineError
 from autotune.folders import run_folder, safe_name
 from autotune.machine.facts import differences
+from autotune.machine.memory import parse_size, spell_size
 from autotune.question import Question, Request
 from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.search.past import Past, mend_journal, read_past
@@ -70,6 +71,10 @@ def as_asked(request: Request, run: Earlier) -> Request:
         if name in given and now != value:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} differs: {run.run_dir.path.name} has {value}, now {now}", _HINT)
+    limit = info.mem_limit_bytes
+    if request.mem_limit and parse_size(request.mem_limit) != limit:
+        had = spell_size(limit) if limit else "none"
+        raise InputError(f"--mem-limit differs: {run.run_dir.path.name} has {had}, now {request.mem_limit}", _HINT)
     if request.name and safe_name(request.name) not in info.name:
         raise InputError(f"--name differs: this run is {info.name}", _HINT)
     if request.space and dump_space(load_space(request.space)) != dump_space(load_space(str(run.run_dir.space))):
@@ -90,6 +95,7 @@ def as_asked(request: Request, run: Earlier) -> Request:
         gpus=gpus,
         ranks=request.ranks or (info.n_ranks if info.device == "cpu" else None),
         space=str(run.run_dir.space),
+        mem_limit=f"{limit}B" if limit else None,
         **{**was, "out": str(was["out"])},
     )
 

@@ -80,6 +80,8 @@ class NotTried:
     params: Params
     price_s: float | None
     reason: str
+    predicted_oom: bool = False
+    """Left out because memory would not suffice (search/memory.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,8 @@ class Summary:
     importance_note: str = ""
     n_feasible: int = 0
     not_tried: tuple[NotTried, ...] = ()
+    n_predicted_oom: int = 0
+    """How many of `not_tried` would have run out of memory."""
     frozen: dict[str, str] = field(default_factory=dict)
     """Knob of the space -> why it was not sampled here."""
     notes: tuple[str, ...] = ()
@@ -135,6 +139,8 @@ class RunInfo:
     """'cpu' or '0', '0,1', ... as seen by the user."""
     gpus: tuple[str, ...] = ()
     n_ranks: int = 1
+    mem_limit_bytes: int | None = None
+    """What --mem-limit gave each rank; None: what the machine has."""
     train_args: dict[str, Any] = field(default_factory=dict)
     """The user's job: YOLO arguments with defaults of the embedded job filled in; `data` is the user's own file."""
     n_images: int | None = None

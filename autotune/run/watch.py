@@ -10,10 +10,13 @@ from statistics import median
 from typing import Final
 
 from autotune.contract import StepColumns, TrialDir, TrialSpec
+from autotune.machine.memory import rank_memory_bytes, spell_size
 
 WATCH_S = 0.5
 OVER_TOTAL: Final = "still running after"
 """How the reason begins when the total deadline is over: the only one that the budget sets."""
+OVER_MEMORY: Final = "is over its memory limit of"
+"""In the reason when a rank needs more than the spec allows."""
 MEDIAN_OF = 50
 """The stall deadline follows the last so many steps, so that the compiling ones at the start do not widen it."""
 
@@ -67,11 +70,11 @@ class Watcher:
             rank.read(elapsed_s)
         if self._ranks[0].phase == "measuring" and not self.slowed_by:
             self.slowed_by = self.slowed()
-        late = self._late(elapsed_s)
-        if late:
+        reason = self._over_memory() or self._late(elapsed_s)
+        if reason:
             with contextlib.suppress(OSError):
                 self.log_bytes = self.directory.log.stat().st_size
-            return late
+            return reason
         if self.watch and not self.stop_reason:
             first = self._ranks[0]
             live = Live(phase=first.phase, steps=first.measured, n_steps=first.n_steps, elapsed_s=elapsed_s)
@@ -104,6 +107,16 @@ class Watcher:
         told = f"{names} {what}{''.join(others)}"
         return told if late else f"{OVER_TOTAL} {elapsed_s:.0f} s, its deadline: {told}"
 
+    def _over_memory(self) -> str | None:
+        """The rank that needs more than it may. A GPU's memory is judged by the ranks' records (run/outcome.py)."""
+        limit = self.spec.mem_limit_bytes
+        if limit is None or self.spec.gpus or self.spec.role == "train":
+            return None
+        for rank in self._ranks:
+            if rank.pid is not None and not rank.ended and (used := rank_memory_bytes(rank.pid)) > limit:
+                return f"rank {rank.rank} {OVER_MEMORY} {spell_size(limit)}: it uses {spell_size(used)}"
+        return None
+
     def _limit_s(self, rank: _Rank) -> float:
         """Seconds that the rank may spend where it is now."""
         limits = self.spec.deadlines
@@ -121,6 +134,7 @@ class _Rank:
     def __init__(self, directory: TrialDir, rank: int, n_ranks: int) -> None:
         self.rank = rank
         self.n_ranks = n_ranks
+        self.pid: int | None = None
         self.measured = StepColumns()
         self.n_steps = 0
         self.phase = "starting"
@@ -170,7 +184,9 @@ class _Rank:
         for line in self._new_lines():
             if not self.ended:
                 self.since_s = elapsed_s
-            if line.startswith("# "):
+            if line.startswith("# pid "):
+                self.pid = int(line.split()[2])
+            elif line.startswith("# "):
                 self.phase = line[2:]
             else:
                 self._step(line)

@@ -18,6 +18,7 @@ from autotune.contract import (
     TrialSpec,
     Value,
 )
+from autotune.machine.memory import MemoryLimit
 from autotune.search.budget import Budget
 from autotune.search.past import Past
 
@@ -138,6 +139,8 @@ class Plan:
     """Of every trial; its total is cut to what the budget and the limit above leave."""
     report_s: float = 10.0
     """Kept back for exports and the report, which come after the search."""
+    memory: MemoryLimit = field(default_factory=MemoryLimit)
+    """What one rank may use."""
     max_trials: int | None = None
     """Search trials at most (the dry run's ten); None: as many as the budget holds."""
     notes: tuple[str, ...] = ()
