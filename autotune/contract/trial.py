@@ -44,9 +44,17 @@ class Deadlines:
 
 Probe = Literal["data", "compute"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader."""
+_OF_THE_STEP: Final = frozenset(
+    {
+        *("amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf", "fp32_precision"),
+        *("activation_memory_budget", "fused_sgd", "log_every", "stride_on_cpu", "empty_cache"),
+        *("bucket_cap_mb", "gradient_as_bucket_view", "batched_grad_copy", "static_graph", "find_unused_parameters"),
+        *("ddp_wrap", "no_sync", "blocking_wait", "nccl_backend"),
+    }
+)
 UNFELT: Final[dict[Probe, frozenset[str]]] = {
-    "data": frozenset({"amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf"}),
-    "compute": frozenset({"workers", "cache", "prefetch_factor"}),
+    "data": frozenset({*_OF_THE_STEP, "val_workers"}),
+    "compute": frozenset({"workers", "cache", "prefetch_factor", "val_workers"}),
 }
 """Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
 

@@ -16,6 +16,7 @@ _KNOB_OF: Final = {
     "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf",
     "NCCL_SOCKET_NTHREADS": "nccl_socket",
     "NCCL_NSOCKS_PERTHREAD": "nccl_socket",
+    "TORCH_DIST_USE_NCCL2": "nccl_backend",
 }
 
 

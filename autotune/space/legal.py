@@ -31,6 +31,17 @@ def one_of(*values: Value) -> Legal:
     return check
 
 
+def or_null(check: Legal) -> Legal:
+    """Also null."""
+    return lambda value: None if value is None else check(value)
+
+
+def share(value: Value) -> str | None:
+    """A number above 0, up to 1."""
+    good = type(value) is float and 0 < value <= 1
+    return None if good else "must be a number above 0.0, up to 1.0"
+
+
 def alloc_conf(value: Value) -> str | None:
     """One option of the CUDA caching allocator (KNOBS 1.8: an illegal one ends the process at its first allocation)."""
     if value is None:

@@ -13,25 +13,22 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from autotune.worker.patches.ddp import ddp_of
+from autotune.worker.patches.replace import replaced
 from autotune.worker.recorder import Recorder
 
 
-class CpuDDP(DistributedDataParallel):
-    """The trainer passes device_ids=[device.index], which is [None] on a CPU; torch wants None there."""
+def _cpu_ddp(stock: type[DistributedDataParallel]) -> type[DistributedDataParallel]:
+    """The trainer passes device_ids=[device.index], which is [None] on a CPU; torch wants None there.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "device_ids": None})
+    A subclass, because Ultralytics asks isinstance of the same name, and of the present class, which patches may be in.
+    """
 
+    class CpuDDP(stock):  # type: ignore[valid-type,misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "device_ids": None})
 
-@contextlib.contextmanager
-def ddp_for_cpu() -> Iterator[None]:
-    """Models wrapped inside become CpuDDP; a subclass, because Ultralytics asks isinstance of the same name."""
-    stock = torch.nn.parallel.DistributedDataParallel
-    torch.nn.parallel.DistributedDataParallel = CpuDDP  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        torch.nn.parallel.DistributedDataParallel = stock  # type: ignore[misc]
+    return CpuDDP
 
 
 @contextlib.contextmanager
@@ -62,7 +59,7 @@ def ranks_in_effect(trainer: Any) -> dict[str, Any]:
     return {
         "world_size": dist.get_world_size() if dist.is_initialized() else 1,
         "dist_backend": dist.get_backend() if dist.is_initialized() else None,
-        "ddp": isinstance(trainer.model, DistributedDataParallel),
+        "ddp": ddp_of(trainer.model) is not None,
         "params_at_start": trainer.params_at_start,
         "params": digest(trainer.model),
     }
@@ -100,7 +97,8 @@ class RanksMixin:
 
     def _setup_train(self, *args: Any) -> Any:
         me: Any = self
-        with ddp_for_cpu() if me.device.type == "cpu" else contextlib.nullcontext():
+        on_cpu = replaced(torch.nn.parallel, "DistributedDataParallel", _cpu_ddp)
+        with on_cpu if me.device.type == "cpu" else contextlib.nullcontext():
             return super()._setup_train(*args)  # type: ignore[misc]
 
     def train(self) -> None:

@@ -135,9 +135,10 @@ class SegmentMixin:
     def _on_batch_end(self) -> None:
         me: Any = self
         wait_s, step_s = self._clock.batch_end()
-        # Only rank 0's progress line waits for the device in each step, so only there this read finds the value ready;
-        # a NaN of another rank is in everybody's gradients, and so in rank 0's next loss.
-        if self.recorder.rank == 0 and me.loss is not None and not math.isfinite(float(me.loss.detach())):
+        # Only rank 0's progress line waits for the device, where it is due, so only then this read finds the value
+        # ready; a NaN of another rank is in everybody's gradients, and so in rank 0's next losses.
+        read = self.recorder.rank == 0 and me.loss is not None and me.loss_is_read()
+        if read and not math.isfinite(float(me.loss.detach())):
             raise FloatingPointError("the loss is NaN or infinite")
         over = self.recorder.step(
             wait_s=wait_s,
@@ -184,7 +185,8 @@ class Yolo:
     def train(self, recorder: Recorder) -> None:
         """Train until the segment is over (trial) or to the end (role train)."""
         if recorder.spec.probe == "data":
-            load_only(self.trainer, recorder)
+            with self.trainer.patched():
+                load_only(self.trainer, recorder)
             return
         if recorder.spec.probe == "compute":
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))

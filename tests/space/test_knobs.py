@@ -9,6 +9,7 @@ import pytest
 from autotune.contract import Gpu, Site, Training
 from autotune.space.config import baseline_params, canonical, materialise
 from autotune.space.knobs import KNOBS
+from autotune.space.knobs_ddp import DDP_KNOBS
 from autotune.space.legal import same
 
 
@@ -31,7 +32,8 @@ def test_every_row_is_complete(name, context):
 @pytest.mark.parametrize("name", KNOBS)
 @pytest.mark.parametrize("value", ["nonsense", -1, 0.5, "", (1,)])
 def test_every_row_refuses_nonsense(name, value):
-    assert KNOBS[name].legal(value)
+    legal_share = name == "activation_memory_budget" and value == 0.5
+    assert bool(KNOBS[name].legal(value)) is not legal_share
 
 
 def test_baseline_on_cpu_is_what_ultralytics_falls_back_to(context):
@@ -50,6 +52,16 @@ def test_baseline_on_cpu_is_what_ultralytics_falls_back_to(context):
         "omp_num_threads": 1,
         "alloc_conf": None,
         "nccl_socket": None,
+        "pin_memory": False,
+        "val_workers": None,
+        "fp32_precision": None,
+        "activation_memory_budget": None,
+        "fused_sgd": None,
+        "log_every": 1,
+        "stride_on_cpu": False,
+        "gc_freeze": False,
+        "empty_cache": True,
+        **dict.fromkeys(DDP_KNOBS),  # one rank
     }
     assert baseline_params(["torch_threads"], context("cpu", n_cores=2)) == {"torch_threads": 1}
     assert baseline_params(["torch_threads"], context("cpu", n_cores=1)) == {"torch_threads": 1}
