@@ -23,10 +23,12 @@ from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
     JOB_TERMS,
     UNFELT,
+    UNTIMED,
     Deadlines,
     Probe,
     RankRecord,
     SegmentSettings,
+    Sizes,
     TrialResult,
     TrialSpec,
 )
@@ -40,6 +42,7 @@ __all__ = [
     "TRIALS_CSV_COLUMNS",
     "T_975",
     "UNFELT",
+    "UNTIMED",
     "WARM_ROLES",
     "Deadlines",
     "Event",
@@ -61,6 +64,7 @@ __all__ = [
     "RunStarted",
     "SegmentSettings",
     "Site",
+    "Sizes",
     "StepColumns",
     "Summary",
     "Throughput",
