@@ -159,6 +159,26 @@ def train(
 
 
 @app.command()
+def doctor(
+    pairs: Pairs = None,
+    gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="How many ranks the job would have; without: one a GPU.")] = None,
+    gpu_mem: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 24GiB, for another machine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Examine this machine and this job: verdicts, the figures behind them, remedies. Exit code 3 when one fails."""
+    import json
+
+    from autotune import doctor as room
+    from autotune.errors import EXIT_ENVIRONMENT
+    from autotune.question import Request
+
+    findings = room.doctor(Request(pairs=pairs or (), gpus=gpus), ranks=ranks, gpu_mem=gpu_mem)
+    print(json.dumps(room.as_json(findings), indent=1) if as_json else "\n".join(room.as_lines(findings)))
+    return EXIT_ENVIRONMENT if any(f.verdict == "fail" for f in findings.values()) else EXIT_OK
+
+
+@app.command()
 def spaces(
     name: Annotated[str | None, typer.Argument(help="Show this one (a name or a file) on this machine.")] = None,
     pairs: Pairs = None,

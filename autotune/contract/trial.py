@@ -42,8 +42,11 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute"]
-"""data: the loader alone; compute: the same step on batches that were kept, no loader."""
+Probe = Literal["data", "compute", "sizes"]
+"""data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
+memory, no step is timed."""
+UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes"})
+"""Probes whose record has no measured window: what they were run for stands in a field of its own."""
 _OF_THE_STEP: Final = frozenset(
     {
         *("amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf", "fp32_precision"),
@@ -100,6 +103,33 @@ class TrialSpec:
     """Steps written to a torch.profiler trace in place of a measurement; 0: none."""
     mem_limit_bytes: int | None = None
     """Of one rank, measured as RankRecord.peak_mem_bytes; above it the trial is `oom`. None: what the machine has."""
+    n_images: int | None = None
+    """Training images of the job, where the trial is given only some of them (probe `sizes`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What one rank of a job keeps in memory, measured on the CPU in fp32 (probe `sizes`)."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    """Of its state after a step."""
+    ema_bytes: int
+    """The moving average of parameters and buffers that Ultralytics keeps on every rank."""
+    buffers_bytes: int
+    activations_bytes: int
+    """Of one image: what autograd saves in forward pass and loss until the backward pass, weights left out."""
+    activations_px: tuple[int, ...]
+    """Sides of the images that it was measured on: the job's own, or two smaller ones where that one is large."""
+    optimizer: str
+    """What the job's optimizer is; `auto` is resolved."""
+
+    @property
+    def state_bytes(self) -> int:
+        """All that does not depend on the batch; what sharding could spread over ranks."""
+        parts = (self.parameters_bytes, self.gradients_bytes, self.optimizer_bytes, self.ema_bytes, self.buffers_bytes)
+        return sum(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +159,8 @@ class RankRecord:
     """type, message, traceback of what ended it."""
     ended_s: float | None = None
     """time.monotonic() at the end: tells which of several ranks failed first."""
+    sizes: Sizes | None = None
+    """Of probe `sizes`."""
 
 
 JOB_TERMS: Final = (

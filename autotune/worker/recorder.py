@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
-from autotune.contract import RankRecord, TrialDir, TrialSpec, write_json
+from autotune.contract import RankRecord, Sizes, TrialDir, TrialSpec, write_json
 from autotune.worker.segment import Segment, State
 
 STOP_MARGIN = 3
@@ -45,6 +45,7 @@ class Recorder:
         self.resolved: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
         self.peak_mem_bytes: int | None = None
+        self.sizes: Sizes | None = None
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
@@ -143,6 +144,7 @@ class Recorder:
                 phases_s=self.phases_s,
                 error=_describe(error) if error else None,
                 ended_s=time.monotonic(),
+                sizes=self.sizes,
             ),
         )
 

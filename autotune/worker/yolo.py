@@ -20,6 +20,7 @@ from autotune.worker.probes import load_only, replay
 from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
+from autotune.worker.sizes import measure_sizes
 from autotune.worker.timing import StepClock, stamp_of
 from autotune.worker.trace import trace
 
@@ -187,6 +188,9 @@ class Yolo:
         if recorder.spec.probe == "data":
             with self.trainer.patched():
                 load_only(self.trainer, recorder)
+            return
+        if recorder.spec.probe == "sizes":
+            measure_sizes(self.trainer, recorder)
             return
         if recorder.spec.probe == "compute":
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
