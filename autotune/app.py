@@ -31,6 +31,7 @@ from autotune.contract import (
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
+from autotune.machine.nccl import kept_note
 from autotune.port import SpacePort
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
@@ -38,6 +39,7 @@ from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run
 from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
+from autotune.run.transport import logging_env
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
@@ -220,6 +222,8 @@ def _info(question: Question, name: str) -> RunInfo:
         train_args=question.job,
         n_images=question.ctx.n_images,
         user_args=question.user,
+        assume_transport=request.assume_transport,
+        nccl_set=question.nccl_set,
         versions=question.machine.versions,
         git=git_state(),
     )
@@ -235,11 +239,12 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
         data_for=data_for,
         # CUDA_VISIBLE_DEVICES narrows a trial to its GPU, which is then number 0.
         trial_args={**TRIAL_ARGS, "device": "cpu" if question.device == "cpu" else "0"},
+        baseline_env=logging_env(question.ctx.n_ranks, question.ctx.device, question.nccl_set),
         segment=question.segment,
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
         report_s=REPORT_S,
-        notes=_page_cache_notes(job) if question.has_data and not question.request.dry_run else (),
+        notes=(*kept_note(question.nccl_set), *_page_cache_notes(job)),
         past=job.past,
     )
     return simulated(plan) if question.request.dry_run else plan
@@ -248,6 +253,8 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
 def _page_cache_notes(job: _Job) -> tuple[str, ...]:
     """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
     question = job.question
+    if not question.has_data or question.request.dry_run:
+        return ()
     with job.budget.spend("setup"):
         read = warm_page_cache(
             question.job["data"],

@@ -9,6 +9,7 @@ import pytest
 
 import autotune.question as question
 from autotune.contract import Gpu
+from autotune.errors import InputError
 from autotune.question import Request, understand
 
 
@@ -27,3 +28,10 @@ def test_workers_are_those_of_the_users_shell(
     assert asked.ctx.train_args["workers"] == workers
     assert asked.job["workers"] == workers
     assert asked.user["workers"] == 8
+
+
+def test_an_assumed_transport_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--assume-transport tcp is not known"):
+        understand(Request(assume_transport="tcp", dry_run=True, out=str(tmp_path)))
+    with pytest.raises(InputError, match="this job has one rank"):
+        understand(Request(assume_transport="socket", dry_run=True, out=str(tmp_path)))
