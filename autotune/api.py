@@ -91,6 +91,7 @@ def tune(
     out: str | Path = "results",
     resume: str | Path | None = None,
     dry_run: bool = False,
+    assume_transport: str | None = None,
     **yolo: Any,
 ) -> Run:
     """Search, prove, export, report; blocks until done. Ctrl-C returns the run so far.
@@ -111,6 +112,7 @@ def tune(
         resume: go on with this run folder, for `budget` more; what is given beside the two must agree with it, and an
             argument that has its default here counts as not given.
         dry_run: simulate.
+        assume_transport: "socket", "ib", "shm" or "p2p": search NCCL's settings of it, whatever NCCL's log says.
         **yolo: YOLO's own arguments: model, data, epochs, imgsz, batch, ...
 
     Raises:
@@ -138,9 +140,10 @@ def tune(
         out=str(out),
         resume=None if resume is None else str(resume),
         dry_run=dry_run,
+        assume_transport=assume_transport,
         command="autotune.tune(...)" if resume is None else f"autotune.tune(resume={str(resume)!r}, ...)",
     )
-    names = ("objective", "strategy", "training", "seed", "out", "dry_run")
+    names = ("objective", "strategy", "training", "seed", "out", "dry_run", "assume_transport")
     request = replace(request, given=frozenset(n for n in names if getattr(request, n) != getattr(Request(), n)))
     view = make_view(Console(), mode="auto", objective=objective)
     try:

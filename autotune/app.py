@@ -31,6 +31,7 @@ from autotune.contract import (
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
+from autotune.machine.nccl import kept_note
 from autotune.port import SpacePort
 from autotune.question import TRIAL_ARGS, Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
@@ -38,6 +39,7 @@ from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run, refuse_if_used
 from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
+from autotune.run.transport import logging_env
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
@@ -218,6 +220,8 @@ def _info(question: Question, name: str) -> RunInfo:
         train_args=question.job,
         n_images=question.ctx.n_images,
         user_args=question.user,
+        assume_transport=request.assume_transport,
+        nccl_set=question.nccl_set,
         versions=question.machine.versions,
         git=git_state(),
     )
@@ -233,11 +237,12 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
         data_for=data_for,
         # CUDA_VISIBLE_DEVICES narrows a trial to its GPUs, which are then numbers 0 to n-1.
         trial_args={**TRIAL_ARGS, "device": ",".join(map(str, range(len(question.gpus)))) or "cpu"},
+        baseline_env=logging_env(question.ctx.n_ranks, question.ctx.device, question.nccl_set),
         segment=question.segment,
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
         report_s=REPORT_S,
-        notes=(*question.notes, *_page_cache_notes(job)),
+        notes=(*question.notes, *kept_note(question.nccl_set), *_page_cache_notes(job)),
         memory=question.memory,
         past=job.past,
     )

@@ -53,6 +53,10 @@ def search(
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
     resume: Annotated[str | None, typer.Option(help="Go on with this run folder, for --budget more.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Simulate: no training, a formula answers.")] = False,
+    assume_transport: Annotated[
+        str | None,
+        typer.Option(help="socket, ib, shm or p2p: search NCCL's settings of it, whatever NCCL's log says."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what the controller does.")] = False,
@@ -83,6 +87,7 @@ def search(
         resume=resume,
         given=_typed(ctx),
         dry_run=dry_run,
+        assume_transport=assume_transport,
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )

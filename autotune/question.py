@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +17,10 @@ from autotune.errors import InputError
 from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.machine.memory import MemoryLimit, memory_limit
+from autotune.machine.nccl import nccl_files, nccl_set
 from autotune.run.dataset import inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
+from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
 from autotune.search.samplers import check_strategy
@@ -67,6 +69,8 @@ class Request:
     mem_limit: str | None = None
     """Of one rank, such as 3GiB."""
     dry_run: bool = False
+    assume_transport: str | None = None
+    """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
     given: frozenset[str] = frozenset()
@@ -103,6 +107,8 @@ class Question:
     memory: MemoryLimit
     notes: tuple[str, ...] = ()
     """What the user should see beside the result."""
+    nccl_set: dict[str, str] = field(default_factory=dict)
+    """What the user has set of NCCL: variable -> `value (where)`; empty where NCCL has nothing to do."""
 
 
 def understand(request: Request, observers: Sequence[Observer] = ()) -> Question:
@@ -121,6 +127,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
     check_objective(request.objective)
     if request.training not in ("same", "bounded", "any"):
         raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
+    assumed = _assumed(request.assume_transport)
     user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
     args = job_args(user)
     machine = read_machine()
@@ -161,8 +168,15 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         free_ram_bytes=psutil.virtual_memory().available,
         free_disk_bytes=shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free,
         env=dict(os.environ),
+        transports=assumed,
+        nccl_files=nccl_files(os.environ),
         effective={},
     )
+    if assumed and ctx.n_ranks == 1:
+        raise InputError(
+            f"--assume-transport {request.assume_transport}: this job has one rank, nothing is transported",
+            "leave it out, or give several GPUs",
+        )
     if ctx.device == "cuda" and ctx.train_args["workers"] > workers_cap(ctx):
         # Ultralytics would cut them in the user's shell, but not in a trial, which sees one GPU only.
         job["workers"] = workers_cap(ctx)
@@ -186,7 +200,17 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),
         memory=memory,
+        nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
+
+
+def _assumed(name: str | None) -> frozenset[str] | None:
+    """--assume-transport in the words of run/transport.py."""
+    if name is None:
+        return None
+    if name not in ASSUMED:
+        raise InputError(f"--assume-transport {name} is not known", f"use one of {', '.join(ASSUMED)}")
+    return frozenset({ASSUMED[name]})
 
 
 def segment_settings(device: str, budget_s: float) -> SegmentSettings:

@@ -14,6 +14,7 @@ from autotune.machine.facts import differences
 from autotune.machine.memory import parse_size, spell_size
 from autotune.question import Question, Request
 from autotune.run.leftover import kill_leftovers, sweep_files
+from autotune.run.transport import kinds
 from autotune.search.past import Past, mend_journal, read_past
 from autotune.space.config import canonical
 from autotune.space.legal import same, spell
@@ -64,6 +65,7 @@ def as_asked(request: Request, run: Earlier) -> Request:
         "training": info.training,
         "seed": info.seed,
         "dry_run": info.simulated,
+        "assume_transport": info.assume_transport,
         "out": run.run_dir.path.parent,
     }
     for name, value in was.items():
@@ -139,6 +141,7 @@ def _check_domain(question: Question, run: Earlier, past: Past) -> None:
         effective=dict(baseline.effective),
         n_images=baseline.job.get("n_images", question.ctx.n_images),
         train_args={**question.ctx.train_args, **{k: past.baseline_args[k] for k in halved}},
+        transports=kinds(info.transport, question.ctx.transports or ()),
     )
     prepared = prepare(question.space, ctx, info.training)
     for knob, values in info.domain.items():

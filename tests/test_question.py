@@ -9,6 +9,7 @@ import pytest
 
 import autotune.question as question
 from autotune.contract import Gpu
+from autotune.errors import InputError
 from autotune.question import Request, understand
 
 
@@ -61,3 +62,10 @@ def test_ranks_on_the_cpu(tmp_path: Path) -> None:
     asked = understand(Request(ranks=2, pairs=("device=cpu",), dry_run=True, out=str(tmp_path)))
     assert (asked.device, asked.gpus, asked.ctx.n_ranks) == ("cpu", (), 2)
     assert "2 ranks" in asked.headline
+
+
+def test_an_assumed_transport_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--assume-transport tcp is not known"):
+        understand(Request(assume_transport="tcp", dry_run=True, out=str(tmp_path)))
+    with pytest.raises(InputError, match="this job has one rank"):
+        understand(Request(assume_transport="socket", dry_run=True, out=str(tmp_path)))

@@ -17,7 +17,7 @@ from autotune.contract.events import (
     TrialStarted,
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
-from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
+from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Transport, Verdict, Winner
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
@@ -72,6 +72,7 @@ __all__ = [
     "Throughput",
     "TraceSummary",
     "Training",
+    "Transport",
     "TrialDir",
     "TrialEnded",
     "TrialProgress",

@@ -42,9 +42,10 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute", "sizes"]
+Probe = Literal["data", "compute", "sizes", "no_sync", "one_rank"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
-memory, no step is timed."""
+memory, no step is timed; no_sync: the same training with gradients that stay on their rank; one_rank: one rank alone,
+with the batch that each of several has."""
 UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes"})
 """Probes whose record has no measured window: what they were run for stands in a field of its own."""
 _OF_THE_STEP: Final = frozenset(
@@ -58,6 +59,8 @@ _OF_THE_STEP: Final = frozenset(
 UNFELT: Final[dict[Probe, frozenset[str]]] = {
     "data": frozenset({*_OF_THE_STEP, "val_workers"}),
     "compute": frozenset({"workers", "cache", "prefetch_factor", "val_workers"}),
+    "no_sync": frozenset(),
+    "one_rank": frozenset(),
 }
 """Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
 
@@ -151,8 +154,8 @@ class RankRecord:
     resolved: dict[str, Any] = field(default_factory=dict)
     """What 'auto' became in this job: optimizer, lr0, momentum, warmup_bias_lr."""
     job: dict[str, Any] = field(default_factory=dict)
-    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay,
-    buffer_steps (readback.buffer_steps)."""
+    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay, gradient_bytes
+    (of one rank), buffer_steps (readback.buffer_steps)."""
     phases_s: dict[str, float] = field(default_factory=dict)
     """import, build, cache, first_step, warmup, measure."""
     error: dict[str, str] | None = None
@@ -199,6 +202,9 @@ class TrialResult:
     step_p99_s: float | None = None
     wait_frac: float | None = None
     """Share of the measured window spent waiting for data."""
+    straggler_frac: float | None = None
+    """Share of the step for which a rank waits in its backward pass for the slowest one, mean over ranks and steps;
+    None with one rank, or where the parts of a step are unknown."""
     peak_mem_bytes: tuple[int, ...] = ()
     """One a rank."""
     parts_s: dict[str, float] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from autotune.errors import InputError, MachineError
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.shell import env_sh, launch_sh, one_line
 from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
+from autotune.run.transport import LOGGING
 
 
 def export(run: RunDir, *, number: int | None = None, out: Path | None = None) -> Path:
@@ -80,7 +81,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
     winner = Winner(
         task=info.task,
         train_args=args,
-        env=dict(chosen.spec.env),
+        env={k: v for k, v in chosen.spec.env.items() if k not in LOGGING},
         patches=dict(chosen.spec.patches),
         n_ranks=chosen.spec.n_ranks,
         params=dict(chosen.spec.params),

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from autotune.contract import Winner
+from autotune.space.knobs_nccl import VARIABLES
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _KNOB_OF: Final = {
     "OMP_NUM_THREADS": "omp_num_threads",
     "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf",
-    "NCCL_SOCKET_NTHREADS": "nccl_socket",
-    "NCCL_NSOCKS_PERTHREAD": "nccl_socket",
     "TORCH_DIST_USE_NCCL2": "nccl_backend",
+    **{variable: knob for knob, variables in VARIABLES.items() for variable in variables},
 }
 
 

@@ -86,7 +86,8 @@ def environment(
             "TMPDIR": str(directory.tmp),
             "MPLBACKEND": "Agg",
         }
-    return env | spec.env
+    # An empty value unsets; NCCL would take it for a choice that it cannot read.
+    return {k: v for k, v in (env | spec.env).items() if v or not k.startswith("NCCL_")}
 
 
 def make_private_folders(directory: TrialDir) -> None:

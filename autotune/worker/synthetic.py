@@ -24,6 +24,8 @@ from autotune.worker.recorder import Recorder
 
 MEM_LIMIT_BYTES = 16 * 2**30
 N_IMAGES = 1280
+ALL_REDUCE_S = 0.012
+"""What several ranks exchange in a step, none of it hidden."""
 
 
 class SimulatedOutOfMemoryError(RuntimeError):
@@ -134,7 +136,9 @@ class Synthetic:
         workers = int(self._get("workers", 0))
         data = batch * per_image / max(1, workers)
         assert self.spec is not None
-        if self.spec.probe:
+        if self.spec.n_ranks > 1 and self.spec.probe != "no_sync":
+            compute += ALL_REDUCE_S
+        if self.spec.probe in ("data", "compute"):
             return (compute, 0.0) if self.spec.probe == "compute" else (0.0, data)
         return (compute, data) if workers else (compute + data, 0.0)
 

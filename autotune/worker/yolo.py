@@ -16,7 +16,7 @@ from ultralytics.utils import SETTINGS
 from autotune.contract import TrialSpec
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
-from autotune.worker.probes import load_only, replay
+from autotune.worker.probes import load_only, no_sync, replay
 from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
@@ -194,6 +194,8 @@ class Yolo:
             return
         if recorder.spec.probe == "compute":
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
+        if recorder.spec.probe == "no_sync":
+            self.trainer.add_callback("on_train_start", no_sync)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:

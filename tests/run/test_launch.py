@@ -104,3 +104,11 @@ def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves_and_is_found_again
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert far.tmp == kept, "another shell, or the trial itself, has another TMPDIR"
+
+
+def test_an_empty_variable_of_nccl_is_not_there(tmp_path: Path) -> None:
+    base = {"NCCL_ALGO": "Ring", "NCCL_SOCKET_IFNAME": "eth0"}
+    asked = spec("demo", env={"NCCL_ALGO": "", "PYTORCH_CUDA_ALLOC_CONF": ""})
+    env = environment(asked, TrialDir(tmp_path / "run" / "trials" / "0001"), "t", base)
+    assert "NCCL_ALGO" not in env
+    assert (env["NCCL_SOCKET_IFNAME"], env["PYTORCH_CUDA_ALLOC_CONF"]) == ("eth0", "")
