@@ -98,6 +98,27 @@ def search(
 
 
 @app.command()
+def batch(
+    pairs: Pairs = None,
+    gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Processes that train together on the CPU; without: one.")] = None,
+    mem_limit: MemLimit = None,
+    budget: Annotated[str, typer.Option(help="90s, 5m, ...: everything from Enter to the answer.")] = "5m",
+    name: Annotated[str | None, typer.Option(help="Label of the folder.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for result folders.")] = "results",
+) -> int:
+    """Find the largest batch that is safe and the one that is fastest, on one GPU or on several."""
+    from autotune.batch import find_batch
+    from autotune.question import Request
+
+    request = Request(
+        pairs=pairs or (), gpus=gpus, mem_limit=mem_limit, budget=budget, name=name, out=out, began=_BEGAN.get("s")
+    )
+    _, answer = find_batch(request, ranks, lambda line: print(line, flush=True))
+    return EXIT_OK if answer.fastest else EXIT_NO_TRIAL
+
+
+@app.command()
 def report(run: Annotated[str, typer.Argument(help="A run folder.")]) -> int:
     """Make report.html again from a run folder alone."""
     from autotune.folders import run_folder

@@ -23,9 +23,10 @@ ON_CPU: Final = ("amp", "compile", "channels_last", "cache", "workers", "prefetc
 HEADROOM_FRAC: Final = 0.08
 """Of the limit, kept free by what is called safe: images with more objects than any that a segment saw make the loss
 larger, and validation comes on top (SEARCH 3.6, ULTRALYTICS 1.9)."""
-NOISE_FRAC: Final = 0.02
-"""Standard deviation of a peak as a share of it, before residuals say better (SEARCH 5.3; the bench memory_model
-prints what it is here)."""
+NOISE_FRAC_CUDA: Final = 0.02
+"""Standard deviation of a peak as a share of it, before residuals say better: SEARCH 5.3, not measured."""
+NOISE_FRAC_CPU: Final = 0.01
+"""The same of a resident set: at least twice what tests/bench/memory_model.py measured (results/LOG.md)."""
 NOISE_DF: Final = 4
 """Degrees of freedom that this belief counts for, so that three points that happen to lie on a line are not trusted."""
 CONFIDENCE: Final = 0.95
@@ -78,12 +79,12 @@ class Line:
         return Prediction(mem_bytes=at, lower_bytes=at - half, upper_bytes=at + half, near=near)
 
 
-def fit(points: Iterable[tuple[int, int]]) -> Line | None:
+def fit(points: Iterable[tuple[int, int]], noise_frac: float = NOISE_FRAC_CUDA) -> Line | None:
     """The line through (batch, peak bytes); None when all are of one batch.
 
-    The variance is that of the residuals shrunk towards NOISE_FRAC: (v0 s0**2 + SSE) / (v0 + n - 2) with v0 = NOISE_DF,
-    the scaled inverse chi-squared prior of Gelman et al., Bayesian Data Analysis, 3.2 and 14.8. So two points, which
-    leave no residual, have an interval too.
+    The variance is that of the residuals shrunk towards s0, `noise_frac` of the mean: (v0 s0**2 + SSE) / (v0 + n - 2)
+    with v0 = NOISE_DF, the scaled inverse chi-squared prior of Gelman et al., Bayesian Data Analysis, 3.2 and 14.8. So
+    two points, which leave no residual, have an interval too.
     """
     known = tuple(points)
     batches, peaks = tuple(b for b, _ in known), [p for _, p in known]
@@ -96,7 +97,7 @@ def fit(points: Iterable[tuple[int, int]]) -> Line | None:
     slope = max(0.0, sum((b - x) * (p - y) for b, p in known) / sxx)
     sse = sum((p - y - slope * (b - x)) ** 2 for b, p in known)
     df = NOISE_DF + n - 2
-    variance = (NOISE_DF * (NOISE_FRAC * y) ** 2 + sse) / df
+    variance = (NOISE_DF * (noise_frac * y) ** 2 + sse) / df
     return Line(base_bytes=y - slope * x, per_image_bytes=slope, batches=batches, sigma_bytes=sqrt(variance), df=df)
 
 
@@ -130,7 +131,8 @@ class MemoryModel:
 
     def line(self, params: Params) -> Line | None:
         """What is known of these settings; None while fewer than two batches were measured with them."""
-        return fit(self._points.get(self._key(params), ()))
+        noise_frac = NOISE_FRAC_CPU if self._on_cpu else NOISE_FRAC_CUDA
+        return fit(self._points.get(self._key(params), ()), noise_frac)
 
     def predict(self, params: Params) -> Prediction | None:
         """Peak of one rank; None where there is no line."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
-from autotune.worker.memory import peak_memory_bytes
+from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
 from autotune.worker.probes import load_only, no_sync, replay
 from autotune.worker.ranks import RanksMixin
@@ -151,6 +151,8 @@ class SegmentMixin:
         if over:
             self._clock.finish()
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
+            if self.recorder.spec.certify:
+                forward_as_validation(me)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
             raise SegmentOverError
         self._clock.wait_from_here()
