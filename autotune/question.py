@@ -111,11 +111,12 @@ class Question:
     """What the user has set of NCCL: variable -> `value (where)`; empty where NCCL has nothing to do."""
 
 
-def understand(request: Request, observers: Sequence[Observer] = ()) -> Question:
+def understand(request: Request, observers: Sequence[Observer] = (), *, any_batch: bool = False) -> Question:
     """Check everything that can be wrong, before a folder or a process is made.
 
     Args:
         request: what was typed.
+        any_batch: the batch is not the user's: it need not divide.
         observers: told when the demo set has to be drawn, which takes some seconds.
 
     Raises:
@@ -135,7 +136,8 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         machine = replace(machine, gpus=_simulated(request.gpus))
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
     n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
-    check_batch(n_ranks, args, user)
+    if not any_batch:
+        check_batch(n_ranks, args, user)
     memory = memory_limit(machine, gpus, n_ranks, request.mem_limit)
     space = load_space(request.space or ("cpu" if device == "cpu" else "default"))
     model = resolve_model(str(user.get("model") or DEFAULT_MODEL))
