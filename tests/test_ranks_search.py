@@ -69,7 +69,7 @@ def test_the_exported_launcher_trains_on_two_ranks(run: Path, tmp_path: Path) ->
     env = {**os.environ, "PYTHON": sys.executable, "YOLO_CONFIG_DIR": str(tmp_path / "yolo")}
     bash = shutil.which("bash")
     assert bash
-    argv = [bash, str(run / "best" / "launch.sh"), "epochs=1", "project=out"]
+    argv = [bash, str(run / "best" / "launch.sh"), "epochs=1", "plots=False", f"project={tmp_path}"]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert len(list(tmp_path.rglob("last.pt"))) == 1, "one training of two ranks, not two trainings"

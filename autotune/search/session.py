@@ -230,7 +230,7 @@ class Session:
         self.emit(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 
     def show(self, ran: Ran) -> None:
-        """Tell the observers of an earlier part's trial: the journal has it."""
+        """Tell the observers of an earlier part's trial; the journal has it."""
         for observer in self._observers:
             observer(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 

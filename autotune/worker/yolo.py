@@ -224,7 +224,7 @@ class _Asked:
         self.done = False
 
     def __call__(self, trainer: Any) -> None:
-        if self.done:
+        if self.done or int(os.environ.get("RANK", "0")) > 0:
             return
         self.done = True
         real = effective(trainer, self.spec.n_ranks)
