@@ -178,7 +178,7 @@ class Yolo:
         bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             bases = (*bases[:-1], RanksMixin, stock)
-        attrs = {"patches": spec.patches, "recorder": self.recorder}
+        attrs = {"patches": spec.patches, "recorder": self.recorder, "tolerant": not trial}
         cls = type(f"Tune{name}", bases, attrs)
         self.trainer = cls(overrides=dict(spec.train_args))
         if not trial:
