@@ -139,7 +139,7 @@ def test_json_and_quiet(tmp_path: Path) -> None:
 def test_spaces() -> None:
     said = autotune("spaces")
     assert said.code == 0
-    for name in ("quick", "default", "full", "loader", "cpu", "torch_threads", "nccl_socket"):
+    for name in ("quick", "default", "full", "loader", "cpu", "ddp", "torch_threads", "nccl_socket"):
         assert name in said.out
     here = autotune("spaces", "full", "device=cpu")
     assert here.code == 0, here

@@ -23,7 +23,9 @@ def test_wheel_carries_the_spaces_and_runs(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
         z.extractall(site)
-    assert {f"autotune/search_spaces/{n}.yaml" for n in ("quick", "default", "full", "loader", "cpu")} <= set(names)
+    assert {f"autotune/search_spaces/{n}.yaml" for n in ("quick", "default", "full", "loader", "cpu", "ddp")} <= set(
+        names
+    )
     assert any(n.endswith("LICENSE") for n in names)
     assert not any(n.startswith("tests/") for n in names)
     env = {**os.environ, "PYTHONPATH": str(site)}

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +219,34 @@ def test_the_probe_finds_what_no_empty_image_reaches_and_leaves_no_trace() -> No
     assert random.getstate() == state
     assert not model.training
     assert model.criterion is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "suffix", "model"),
+    [
+        ("detect", "", "DetectionModel"),
+        ("segment", "-seg", "SegmentationModel"),
+        ("pose", "-pose", "PoseModel"),
+        ("obb", "-obb", "OBBModel"),
+        ("classify", "-cls", "ClassificationModel"),
+    ],
+)
+def test_the_probe_can_be_made_for_every_task(task: str, suffix: str, model: str) -> None:
+    from ultralytics.nn import tasks
+    from ultralytics.utils import DEFAULT_CFG
+
+    built = getattr(tasks, model)(f"yolo26n{suffix}.yaml", verbose=False)
+    built.args = DEFAULT_CFG
+    trainer = SimpleNamespace(
+        device=torch.device("cpu"),
+        model=built,
+        data={"channels": 3, "kpt_shape": [17, 3]},
+        args=SimpleNamespace(task=task),
+    )
+    for name, p in built.named_parameters():
+        p.requires_grad = ".dfl" not in name
+    assert probe.unused_parameters(built, probe.object_less_batch(trainer)) == []
 
 
 @pytest.mark.usefixtures("group")

@@ -103,17 +103,18 @@ class ReadLoss:
         return self.value
 
 
-@pytest.mark.parametrize(("rank", "n_read"), [(0, 1), (1, 0)])
-def test_only_the_rank_that_waits_anyway_reads_the_loss(rank: int, n_read: int) -> None:
+@pytest.mark.parametrize(("rank", "due", "n_read"), [(0, True, 1), (0, False, 0), (1, True, 0)])
+def test_only_the_rank_that_waits_anyway_reads_the_loss(rank: int, due: bool, n_read: int) -> None:
     def trainer(loss: ReadLoss) -> SimpleNamespace:
         recorder = SimpleNamespace(rank=rank, step=lambda **_: False)
         clock = StepClock(StepColumns(), HostStamp)
-        return SimpleNamespace(loss=loss, recorder=recorder, _clock=clock, _images=4, train_loader=None)
+        more = {"train_loader": None, "loss_is_read": lambda: due}
+        return SimpleNamespace(loss=loss, recorder=recorder, _clock=clock, _images=4, **more)
 
     fine, nan = ReadLoss(1.0), ReadLoss(math.nan)
     SegmentMixin._on_batch_end(trainer(fine))  # type: ignore[arg-type]
     assert fine.n_read == n_read
-    if rank == 0:
+    if n_read:
         with pytest.raises(FloatingPointError):
             SegmentMixin._on_batch_end(trainer(nan))  # type: ignore[arg-type]
 
