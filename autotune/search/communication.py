@@ -12,7 +12,7 @@ from autotune.space.knobs_nccl import COMMUNICATION
 
 PROBES: Final[tuple[Probe, ...]] = ("no_sync", "one_rank")
 """The one that decides what is searched comes first."""
-MOST_OF_BUDGET: Final = 0.08
+MOST_OF_BUDGET: Final = 0.12
 """Both together: they are worth their time only where ranks communicate, and then they can save a whole family."""
 SMALL_FRAC: Final = 0.03
 """Below this share of the step a setting of communication cannot gain what a finalist could confirm (issue 4)."""
@@ -79,8 +79,9 @@ def _freeze(session: Session) -> None:
     if found.step_s is not None and found.local_step_s is not None:
         times = f" ({1e3 * found.step_s:.4g} ms with, {1e3 * found.local_step_s:.4g} ms without)"
     said = f"communication is {share} of the step of your settings{times}"
-    if found.exposed_frac >= SMALL_FRAC:
-        session.notes.append(said)
+    noisy = any(r.outcome is not Outcome.OK for r in (session.baseline.result, no_sync) if r)
+    if found.exposed_frac >= SMALL_FRAC or noisy:
+        session.notes.append(f"{said}, from a window too noisy to rest a choice on" if noisy else said)
         return
     tried = any(r.result.role == "trial" for r in session.ran)
     names = COMMUNICATION & session.study.domain.keys()

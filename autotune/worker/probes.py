@@ -58,9 +58,10 @@ def _close_mosaic(trainer: Any) -> None:
 
 
 def no_sync(trainer: Any) -> None:
-    """Probe `no_sync`: from on_train_start on, every rank keeps its gradients, and trains on by itself.
+    """Probe `no_sync`: after the first step every rank keeps its gradients, and trains on by itself.
 
-    The step is the same but for DDP's part in the backward pass: copies into buckets, and the wait for the others.
+    The step is the same but for DDP's part in the backward pass: copies into buckets, and the wait for the others. The
+    first one stays as it is, because DDP with a static graph breaks when it has never seen the graph.
     """
     wrapped = (trainer.model, getattr(trainer.model, "_orig_mod", None))  # torch.compile may stand around DDP
     ddp = next((m for m in wrapped if isinstance(m, DistributedDataParallel)), None)

@@ -197,7 +197,7 @@ class Yolo:
         if recorder.spec.probe == "compute":
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
         if recorder.spec.probe == "no_sync":
-            self.trainer.add_callback("on_train_start", no_sync)
+            self.trainer.add_callback("on_train_batch_end", no_sync)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:

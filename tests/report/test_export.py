@@ -32,6 +32,7 @@ from autotune.report.export import export
 from autotune.report.shell import env_sh, launch_sh
 from autotune.report.yolo_yaml import check_with_yolo, winner_args, yolo_defaults, yolo_yaml
 from autotune.run.demo import demo_dataset
+from autotune.run.transport import LOGGING
 
 SENTENCE = "1.80 x faster than your settings (95 % interval 1.70 to 1.90)"
 JOB = {"model": "yolo11n.yaml", "data": "/sets/my set/data.yaml", "imgsz": 128, "epochs": 100, "batch": 16}
@@ -221,6 +222,13 @@ def test_a_trial_by_number_is_labelled_and_replaces_the_export_before(bounded):
     (best / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not ours: notes\.txt"):
         export(run, out=best)
+
+
+def test_the_logging_of_the_baseline_is_nobodys_setting(tmp_path):
+    base = make_spec(0, env=dict(LOGGING))
+    best = export(make_run(tmp_path / "run", [base, make_spec(1)], make_info(), 1), number=0, out=tmp_path / "own")
+    assert read_json(best / "winner.json", Winner).env == {}
+    assert "NCCL" not in (best / "env.sh").read_text()
 
 
 def test_refused(tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from autotune.contract import Outcome, Probe, RankRecord, SegmentSettings, TrialDir, TrialResult, read_json
 from autotune.run.trial import run_trial
-from autotune.worker.probes import Replay, load_only, replay
+from autotune.worker.probes import Replay, load_only, no_sync, replay
 from autotune.worker.recorder import Recorder
 from autotune.worker.segment import Segment
 from tests.run.trials import spec
@@ -142,3 +142,16 @@ def test_the_formula_answers_probes_from_its_two_terms(tmp_path: Path) -> None:
         rates[what] = result.images_per_s
     assert rates["data"] == pytest.approx(2 / 0.0035, rel=0.05)
     assert rates["compute"] == pytest.approx(16 / (0.03 + 16 * 0.008), rel=0.05)
+
+
+def test_no_sync_finds_ddp_also_inside_a_compiled_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FakeDDP:
+        require_backward_grad_sync = True
+
+    monkeypatch.setattr("autotune.worker.probes.DistributedDataParallel", FakeDDP)
+    for wrap in (lambda m: m, lambda m: SimpleNamespace(_orig_mod=m)):
+        ddp = FakeDDP()
+        no_sync(SimpleNamespace(model=wrap(ddp)))
+        assert ddp.require_backward_grad_sync is False
+    with pytest.raises(RuntimeError, match="no DDP here"):
+        no_sync(SimpleNamespace(model=torch.nn.Linear(1, 1)))
