@@ -17,7 +17,7 @@ from autotune.contract.events import (
     TrialStarted,
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
-from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
+from autotune.contract.run import Finalist, Gpu, Machine, NotTried, Numerics, RunInfo, Summary, Verdict, Winner
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
@@ -31,6 +31,7 @@ from autotune.contract.trial import (
     Sizes,
     TrialResult,
     TrialSpec,
+    interrupted,
 )
 from autotune.contract.words import FORMAT, PARENT, WARM_ROLES, Outcome, Params, Role, Site, Training, Value
 
@@ -50,6 +51,7 @@ __all__ = [
     "Gpu",
     "Machine",
     "NotTried",
+    "Numerics",
     "Observer",
     "Operator",
     "Outcome",
@@ -81,6 +83,7 @@ __all__ = [
     "Verdict",
     "Winner",
     "from_dict",
+    "interrupted",
     "read_json",
     "to_dict",
     "write_json",

@@ -42,10 +42,10 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute", "sizes"]
+Probe = Literal["data", "compute", "sizes", "losses"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
-memory, no step is timed."""
-UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes"})
+memory; losses: the loss of every step."""
+UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes", "losses"})
 """Probes whose record has no measured window: what they were run for stands in a field of its own."""
 UNFELT: Final[dict[Probe, frozenset[str]]] = {
     "data": frozenset({"amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf"}),
@@ -81,6 +81,8 @@ class TrialSpec:
     """Set with role `probe`: what part of the step is measured alone."""
     trace_steps: int = 0
     """Steps written to a torch.profiler trace in place of a measurement; 0: none."""
+    loss_steps: int = 0
+    """Steps of probe `losses`."""
     n_images: int | None = None
     """Training images of the job, where the trial is given only some of them (probe `sizes`)."""
 
@@ -139,6 +141,10 @@ class RankRecord:
     """time.monotonic() at the end: tells which of several ranks failed first."""
     sizes: Sizes | None = None
     """Of probe `sizes`."""
+    losses: list[float] = field(default_factory=list)
+    """Of probe `losses`: the loss of each step."""
+    batch_ids: list[str] = field(default_factory=list)
+    """Of probe `losses`: a checksum of each step's images; equal where the batches are."""
 
 
 JOB_TERMS: Final = (
@@ -185,6 +191,10 @@ class TrialResult:
     """With role `probe`: what images_per_s is the rate of; no job_s belongs to it."""
     warm: bool = False
     """Forked by a preloaded parent: its import and build phases are shorter than any job's."""
+    losses: tuple[float, ...] = ()
+    """Of probe `losses`: mean over the ranks, a step each."""
+    batch_ids: tuple[str, ...] = ()
+    """Of probe `losses`: equal where the images of all ranks are, a step each."""
     energy_j: float | None = None
     n_steps: int = 0
     """Measured steps."""
@@ -199,3 +209,17 @@ class TrialResult:
     """One line: what to do about it."""
     log_tail: tuple[str, ...] = ()
     """Last lines of the trial's log, for a crash."""
+
+
+def interrupted(spec: TrialSpec, *, started_s: float, took_s: float, error: str) -> TrialResult:
+    """The result of a trial that nobody waited for."""
+    return TrialResult(
+        number=spec.number,
+        role=spec.role,
+        outcome=Outcome.INTERRUPTED,
+        params=spec.params,
+        started_s=started_s,
+        took_s=took_s,
+        error=error,
+        probe=spec.probe,
+    )

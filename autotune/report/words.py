@@ -9,7 +9,7 @@ from typing import Final
 from autotune.contract import Params, TrialResult, Value
 
 DASH = "-"
-PROBES: Final[dict[str, str]] = {"data": "loader only", "compute": "step only"}
+PROBES: Final[dict[str, str]] = {"data": "loader only", "compute": "step only", "losses": "losses"}
 """What a probe ran, as a label."""
 
 
