@@ -17,7 +17,18 @@ from autotune.contract.events import (
     TrialStarted,
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
-from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Transport, Verdict, Winner
+from autotune.contract.run import (
+    Finalist,
+    Gpu,
+    Machine,
+    NotTried,
+    Numerics,
+    RunInfo,
+    Summary,
+    Transport,
+    Verdict,
+    Winner,
+)
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
@@ -32,6 +43,7 @@ from autotune.contract.trial import (
     Sizes,
     TrialResult,
     TrialSpec,
+    interrupted,
 )
 from autotune.contract.words import FORMAT, PARENT, WARM_ROLES, Outcome, Params, Role, Site, Training, Value
 
@@ -52,6 +64,7 @@ __all__ = [
     "Machine",
     "Nodes",
     "NotTried",
+    "Numerics",
     "Observer",
     "Operator",
     "Outcome",
@@ -84,6 +97,7 @@ __all__ = [
     "Verdict",
     "Winner",
     "from_dict",
+    "interrupted",
     "read_json",
     "to_dict",
     "write_json",

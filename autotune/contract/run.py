@@ -74,6 +74,23 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """Does the loss with the winner's rounding go where the baseline's goes? (search/numerics.py)"""
+
+    within: bool | None
+    """Within the baseline's own spread; None: the runs cannot tell."""
+    sentence: str
+    changes: Params
+    """The knobs that were looked at, as the winner has them; all others were the baseline's."""
+    numbers: tuple[int, ...]
+    """Trial numbers: the baseline, the same with the changes, the baseline on other batches."""
+    n_steps: int = 0
+    """Compared, from the first on."""
+    difference_frac: float | None = None
+    spread_frac: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotTried:
     """A configuration the search did not start, and why."""
 
@@ -108,6 +125,8 @@ class Summary:
     """Knob of the space -> why it was not sampled here."""
     notes: tuple[str, ...] = ()
     """Lines the user should see: fallbacks of the baseline, an interrupted search, ..."""
+    numerics: Numerics | None = None
+    """None: the winner rounds as the baseline does, or there was no time to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

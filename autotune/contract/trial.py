@@ -42,11 +42,11 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute", "sizes", "no_sync", "one_rank"]
+Probe = Literal["data", "compute", "sizes", "losses", "no_sync", "one_rank"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
-memory, no step is timed; no_sync: the same training with gradients that stay on their rank; one_rank: one rank alone,
-with the batch that each of several has."""
-UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes"})
+memory; losses: the loss of every step; no_sync: the same training with gradients that stay on their rank; one_rank: one
+rank alone, with the batch that each of several has."""
+UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes", "losses"})
 """Probes whose record has no measured window: what they were run for stands in a field of its own."""
 _OF_THE_STEP: Final = frozenset(
     {
@@ -108,6 +108,8 @@ class TrialSpec:
     """At its end twice the batch goes through the EMA, as validation needs it; that memory counts."""
     mem_limit_bytes: int | None = None
     """Of one rank, measured as RankRecord.peak_mem_bytes; above it the trial is `oom`. None: what the machine has."""
+    loss_steps: int = 0
+    """Steps of probe `losses`."""
     n_images: int | None = None
     """Training images of the job, where the trial is given only some of them (probe `sizes`)."""
 
@@ -166,6 +168,10 @@ class RankRecord:
     """time.monotonic() at the end: tells which of several ranks failed first."""
     sizes: Sizes | None = None
     """Of probe `sizes`."""
+    losses: list[float] = field(default_factory=list)
+    """Of probe `losses`: the loss of each step."""
+    batch_ids: list[str] = field(default_factory=list)
+    """Of probe `losses`: a checksum of each step's images; equal where the batches are."""
 
 
 JOB_TERMS: Final = (
@@ -215,6 +221,10 @@ class TrialResult:
     """With role `probe`: what images_per_s is the rate of; no job_s belongs to it."""
     warm: bool = False
     """Forked by a preloaded parent: its import and build phases are shorter than any job's."""
+    losses: tuple[float, ...] = ()
+    """Of probe `losses`: mean over the ranks, a step each."""
+    batch_ids: tuple[str, ...] = ()
+    """Of probe `losses`: equal where the images of all ranks are, a step each."""
     energy_j: float | None = None
     n_steps: int = 0
     """Measured steps."""
@@ -229,3 +239,17 @@ class TrialResult:
     """One line: what to do about it."""
     log_tail: tuple[str, ...] = ()
     """Last lines of the trial's log, for a crash."""
+
+
+def interrupted(spec: TrialSpec, *, started_s: float, took_s: float, error: str) -> TrialResult:
+    """The result of a trial that nobody waited for."""
+    return TrialResult(
+        number=spec.number,
+        role=spec.role,
+        outcome=Outcome.INTERRUPTED,
+        params=spec.params,
+        started_s=started_s,
+        took_s=took_s,
+        error=error,
+        probe=spec.probe,
+    )

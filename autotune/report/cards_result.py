@@ -162,6 +162,9 @@ def what_changed(run: RunData) -> Card:
         note += f" Leaving out {worst['knob']} alone changes images/s by {words.percent(worst['left_out_frac'])}."
     else:
         note += " No trial left out exactly one of them, so their single shares were not measured."
+    if run.summary and run.summary.numerics:
+        sentence = run.summary.numerics.sentence
+        note += f" {sentence[0].upper()}{sentence[1:]}."
     return make_card(run, title, note, df, table=table)
 
 

@@ -135,6 +135,7 @@ def _receipt(files: list[str], chosen: Chosen, winner: Winner) -> dict[str, Any]
         "fingerprint": winner.fingerprint,
         "machine": to_dict(chosen.machine),
         "verdict": to_dict(verdict) if chosen.confirmed else None,
+        "numerics": to_dict(chosen.summary.numerics) if chosen.confirmed else None,
         "search_measurement": {
             k: getattr(r, k) for k in ("images_per_s", "ci95_lo", "ci95_hi", "job_s", "wait_frac", "n_steps")
         },

@@ -60,6 +60,7 @@ def trial_line(state: State, event: TrialEnded) -> str:
     r = event.result
     if r.role == "probe":
         rate = words.rate(r.images_per_s, r.ci95_lo, r.ci95_hi) if r.outcome.measured else f"{r.outcome}: {r.error}"
+        rate = f"of {words.plural(len(r.losses), 'step')}" if r.losses else rate
         what = words.PROBES.get(r.probe or "", "probe")
         parts = [f"trial {r.number} {what} {rate}", words.seconds(r.took_s)]
         return " ".join([*parts, words.assignments(event.changes)] if event.changes else parts)

@@ -12,6 +12,7 @@ DASH = "-"
 PROBES: Final[dict[str, str]] = {
     "data": "loader only",
     "compute": "step only",
+    "losses": "losses",
     "no_sync": "no sync",
     "one_rank": "one rank",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from autotune.contract import PARTS, Outcome, RankRecord, TrialResult, TrialSpec
 from autotune.run.outcome import Judgement
@@ -44,6 +45,8 @@ def build_result(
         resolved=record.resolved,
         job=record.job,
         phases_s=record.phases_s,
+        losses=tuple(map(fmean, zip(*(r.losses for r in records), strict=False))),
+        batch_ids=tuple(map("-".join, zip(*(r.batch_ids for r in records), strict=False))),
     )
 
 

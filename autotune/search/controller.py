@@ -8,6 +8,7 @@ from typing import Final
 
 from autotune.contract import (
     NotTried,
+    Numerics,
     Observer,
     Outcome,
     Params,
@@ -17,7 +18,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import communication, probes
+from autotune.search import communication, numerics, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -76,6 +77,7 @@ def _search(
     session = Session(plan, run_trial, observers, study)
     session.notes += [note] if note else []
     stage: Stage | None = None
+    checked: Numerics | None = None
     try:
         try:
             if plan.past:
@@ -92,6 +94,7 @@ def _search(
             if stage is not None:
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
+                checked = _numerics(session, stage)
             measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
             measured(True)
@@ -106,12 +109,12 @@ def _search(
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
         elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):
             verdict = replace(verdict, sentence=f"{verdict.sentence}: {stopped}, give a longer --budget")
-        return _conclude(session, stopped_because=stopped, verdict=verdict)
+        return _conclude(session, stopped_because=stopped, verdict=verdict, checked=checked)
     finally:
         study.close()
 
 
-def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Summary:
+def _conclude(session: Session, *, stopped_because: str, verdict: Verdict, checked: Numerics | None = None) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
     not_tried = _never_tried(session)
@@ -128,6 +131,7 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Su
         n_predicted_oom=sum(n.predicted_oom for n in not_tried),
         frozen=session.frozen,
         notes=tuple(session.notes),
+        numerics=checked,
     )
     write_json(session.plan.run_dir.summary, summary)
     return summary
@@ -159,6 +163,7 @@ def explore(session: Session) -> str:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
         room_s = left_s - reserve_s(session, left_after_baseline_s) - probes.reserve_s(session)
+        room_s -= numerics.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
         ordinary_s = session.price_s(proposals.baseline, warm=True)
         if ordinary_s > limit_s:
@@ -253,3 +258,9 @@ def _finalists(session: Session) -> Stage | None:
     if note:
         session.notes.append(note)
     return Stage(configs)
+
+
+def _numerics(session: Session, stage: Stage) -> Numerics | None:
+    """Look at the loss of a winner that lived."""
+    winner = stage.configs["best"]
+    return None if key_of(winner) in session.failed else numerics.check(session, winner)

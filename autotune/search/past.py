@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from autotune.contract import (
     NotTried,
-    Outcome,
     RunDir,
     SegmentSettings,
     Summary,
@@ -23,6 +22,7 @@ from autotune.contract import (
     TrialResult,
     TrialSpec,
     from_dict,
+    interrupted,
     read_json,
 )
 from autotune.errors import FormatError
@@ -114,16 +114,8 @@ def mend_journal(path: Path) -> None:
 def _died(spec: TrialSpec, directory: TrialDir, started_s: float) -> TrialResult:
     """The result of a trial that nobody lived to judge; it took as long as its files were written to."""
     touched = [p.stat().st_mtime for p in directory.path.iterdir() if p.is_file()]
-    return TrialResult(
-        number=spec.number,
-        role=spec.role,
-        outcome=Outcome.INTERRUPTED,
-        params=spec.params,
-        started_s=started_s,
-        took_s=max(0.0, max(touched) - directory.spec.stat().st_mtime),
-        error=DIED,
-        probe=spec.probe,
-    )
+    took_s = max(0.0, max(touched) - directory.spec.stat().st_mtime)
+    return interrupted(spec, started_s=started_s, took_s=took_s, error=DIED)
 
 
 def _not_tried(events: list[dict[str, Any]]) -> tuple[NotTried, ...]:

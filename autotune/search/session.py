@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean, stdev
 from typing import Any, Final
@@ -24,6 +24,7 @@ from autotune.contract import (
     TrialResult,
     TrialSpec,
     TrialStarted,
+    interrupted,
     write_json,
 )
 from autotune.search import journal, racing
@@ -114,6 +115,7 @@ class Session:
         settings: Settings,
         limit_s: float | None = None,
         probe: Probe | None = None,
+        vary: Callable[[TrialSpec], TrialSpec] = lambda spec: spec,
     ) -> Ran:
         """Start one process and take in its result; the study is not told yet.
 
@@ -126,10 +128,11 @@ class Session:
             settings: what it is given.
             limit_s: of its time, a compile included; the run's limit and what is left of the budget hold anyway.
             probe: what part of the step is measured alone, with role `probe`; its segment is short.
+            vary: makes the spec that is run from the one that would be.
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
-        spec = TrialSpec(
+        plain = TrialSpec(
             number=number,
             role=role,
             backend=self.info.backend,
@@ -147,7 +150,7 @@ class Session:
             probe=probe,
             mem_limit_bytes=plan.memory.of_trial,
         )
-        spec = plan.probing(spec) if probe else spec
+        spec = vary(plan.probing(plain) if probe else plain)
         price_s = None if probe else self.price_s(params, warm=role in WARM_ROLES)
         directory = plan.run_dir.trial(number)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -157,17 +160,8 @@ class Session:
             try:
                 result = self._run_trial(spec, directory, started_s=started_s, watch=self._watch(number, role))
             except KeyboardInterrupt:
-                result = TrialResult(
-                    number=number,
-                    role=role,
-                    outcome=Outcome.INTERRUPTED,
-                    params=params,
-                    started_s=started_s,
-                    took_s=self.t_s - started_s,
-                    error="interrupted",
-                    probe=probe,
-                )
-                self._take(result, changes)
+                took_s = self.t_s - started_s
+                self._take(interrupted(spec, started_s=started_s, took_s=took_s, error="interrupted"), changes)
                 raise
             if role == "trial" and result.outcome.measured:
                 spending.purpose = "trials_ok"
@@ -189,11 +183,18 @@ class Session:
         """Tell the study what a trial that it numbered was worth."""
         self.study.tell(ran.number, ran.result, ran.value)
 
-    def ask_and_run(self, role: Role, params: Params, limit_s: float | None = None, probe: Probe | None = None) -> Ran:
+    def ask_and_run(
+        self,
+        role: Role,
+        params: Params,
+        limit_s: float | None = None,
+        probe: Probe | None = None,
+        vary: Callable[[TrialSpec], TrialSpec] = lambda spec: spec,
+    ) -> Ran:
         """Number, run and tell a configuration that the sampler did not choose (sentinel, finalist, probe)."""
         number, _ = self.study.ask(params, role=role)
         try:
-            ran = self.run(number, role, params, self.settings(params), limit_s, probe)
+            ran = self.run(number, role, params, self.settings(params), limit_s, probe, vary)
         except KeyboardInterrupt:
             self.tell_interrupted()
             raise

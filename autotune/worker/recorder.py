@@ -46,6 +46,8 @@ class Recorder:
         self.job: dict[str, Any] = {}
         self.peak_mem_bytes: int | None = None
         self.sizes: Sizes | None = None
+        self.losses: list[float] = []
+        self.batch_ids: list[str] = []
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
@@ -155,6 +157,8 @@ class Recorder:
                 error=_describe(error) if error else None,
                 ended_s=time.monotonic(),
                 sizes=self.sizes,
+                losses=self.losses,
+                batch_ids=self.batch_ids,
             ),
         )
 

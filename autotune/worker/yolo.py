@@ -14,6 +14,7 @@ from typing import Any, Final
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
+from autotune.worker.losses import record_losses
 from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
 from autotune.worker.probes import load_only, no_sync, replay
@@ -198,6 +199,8 @@ class Yolo:
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
         if recorder.spec.probe == "no_sync":
             self.trainer.add_callback("on_train_batch_end", no_sync)
+        if recorder.spec.probe == "losses":
+            record_losses(self.trainer, recorder, over=SegmentOverError)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:
