@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 from autotune.contract import Observer, Outcome, RankRecord, Sizes, TrialDir, TrialSpec, read_json
 from autotune.errors import InputError, MachineError
 from autotune.machine.checks import CHECKS, Finding, Job, Subject
+from autotune.machine.memory import parse_size
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView
 from autotune.run.lock import lock_devices
@@ -18,7 +18,6 @@ from autotune.run.trial import run_trial
 
 N_IMAGES: Final = 16
 """Of the user's dataset, for the one batch that is looked at; a mosaic is made of four."""
-_UNITS: Final = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def doctor(
@@ -38,7 +37,7 @@ def doctor(
     Raises:
         AutotuneError: wrong input, or the job cannot be built here.
     """
-    mem_bytes = None if gpu_mem is None else parse_size(gpu_mem)
+    mem_bytes = None if gpu_mem is None else parse_size(gpu_mem, "--gpu-mem")
     if ranks is not None and ranks < 1:
         raise InputError(f"--ranks {ranks} would train nothing", "give 1 or more")
     question = understand(request, observers)
@@ -111,19 +110,6 @@ def _memory(question: Question, n_ranks: int) -> tuple[int, str]:
         return least.mem_bytes, least.name
     share = f", shared by {n_ranks} ranks" if n_ranks > 1 else ""
     return question.machine.ram_bytes // n_ranks, f"this machine's RAM{share}; --gpu-mem 24GiB asks about a GPU"
-
-
-def parse_size(text: str) -> int:
-    """`24GiB`, `24G`, `512MiB`, `24576 MB`: bytes, always in powers of 1024, as GPUs are labelled.
-
-    Raises:
-        InputError: not of that form, or nothing.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?", text.strip().lower())
-    n_bytes = round(float(match[1]) * 2 ** _UNITS[match[2]]) if match else 0
-    if n_bytes <= 0:
-        raise InputError(f"--gpu-mem {text!r} is not a size", "write it like 24GiB or 512MiB")
-    return n_bytes
 
 
 def as_lines(findings: Mapping[str, Finding]) -> list[str]:

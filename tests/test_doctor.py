@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from autotune.doctor import parse_size
-from autotune.errors import InputError
 from tests.cli import autotune
 
 TINY = Path(__file__).parent / "models" / "tiny-detect.yaml"
@@ -75,13 +73,3 @@ def test_a_model_that_ultralytics_refuses(tiny: Path, tmp_path: Path) -> None:
     assert answer.code in (2, 3), answer
     assert answer.err.startswith("error: this job cannot be built: ")
     assert "NoSuchLayer" in answer.err
-
-
-@pytest.mark.parametrize(("text", "n_bytes"), [("24GiB", 24 << 30), ("24 G", 24 << 30), ("512mb", 512 << 20)])
-def test_sizes_are_read(text: str, n_bytes: int) -> None:
-    assert parse_size(text) == n_bytes
-
-
-def test_a_size_without_unit_is_refused() -> None:
-    with pytest.raises(InputError):
-        parse_size("24")

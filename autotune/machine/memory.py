@@ -38,7 +38,7 @@ class MemoryLimit:
         return self.per_rank_bytes if self.enforced else None
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, flag: str = "--mem-limit") -> int:
     """`3GiB`, `512MiB`, `3GB`, `1.5GiB` -> bytes; the unit is needed, and its spelling counts.
 
     Raises:
@@ -46,16 +46,18 @@ def parse_size(text: str) -> int:
     """
     match = _SHAPE.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"--mem-limit {text!r} is not a size", "write it like 3GiB, 512MiB or 3GB")
+        raise InputError(f"{flag} {text!r} is not a size", "write it like 3GiB, 512MiB or 3GB")
     n_bytes = round(float(match[1]) * (_UNITS | _UNITS_2)[match[2]])
     if n_bytes < 1:
-        raise InputError(f"--mem-limit {text!r} leaves no memory", "write it like 3GiB, 512MiB or 3GB")
+        raise InputError(f"{flag} {text!r} leaves no memory", "write it like 3GiB, 512MiB or 3GB")
     return n_bytes
 
 
 def spell_size(n_bytes: float) -> str:
-    """Bytes -> `3.1 GiB`, `512 MiB`."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 0.995 * 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+    """Bytes -> `3.1 GiB`, `512 MiB`, `9.8 MiB`."""
+    if n_bytes >= 0.995 * 2**30:
+        return f"{n_bytes / 2**30:.1f} GiB"
+    return f"{n_bytes / 2**20:.1f} MiB" if n_bytes < 9.95 * 2**20 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 def memory_limit(machine: Machine, gpus: Sequence[str], n_ranks: int, asked: str | None) -> MemoryLimit:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from autotune.contract import Machine, Sizes
-from autotune.machine.checks import CHECKS, Job, Subject, model_parallel, size
+from autotune.machine.checks import CHECKS, Job, Subject, model_parallel
+from autotune.machine.memory import spell_size
 
 MIB, GIB = 1 << 20, 1 << 30
 MACHINE = Machine(hostname="h", cpu="c", n_cores=2, n_cores_host=2, ram_bytes=GIB, shm_bytes=None)
@@ -74,7 +75,7 @@ def test_images_that_were_not_measured_directly_say_so() -> None:
 
 def test_the_table_and_the_units() -> None:
     assert CHECKS["model parallel"] is model_parallel
-    assert [size(n) for n in (9.84 * MIB, 225 * MIB, 24 * GIB)] == ["9.8 MiB", "225 MiB", "24.0 GiB"]
+    assert [spell_size(n) for n in (9.84 * MIB, 225 * MIB, 24 * GIB)] == ["9.8 MiB", "225 MiB", "24.0 GiB"]
 
 
 @pytest.mark.parametrize("mem_bytes", [1, 600 * MIB])
