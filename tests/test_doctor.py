@@ -37,7 +37,7 @@ def test_a_real_job_is_weighed(tiny: Path) -> None:
 
 
 def test_a_job_that_cannot_run_there_is_exit_code_3(tiny: Path) -> None:
-    said = autotune("doctor", f"model={TINY}", f"data={tiny}", "imgsz=64", "batch=1", "--gpu-mem", "512M")
+    said = autotune("doctor", f"model={TINY}", f"data={tiny}", "imgsz=64", "batch=1", "--gpu-mem", "512MiB")
     assert said.code == 3, said
     assert said.out.startswith("fail  model parallel: not one image fits")
     assert "remedy: " in said.out

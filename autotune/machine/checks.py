@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from autotune.contract import Machine, Sizes
-from autotune.machine.memory import spell_size
+from autotune.machine.memory import spell_size as size
 
 ALLOWANCE_BYTES: Final = 700 << 20
 """Kept free: a CUDA context takes 300 to 700 MiB (KNOBS 7), and the libraries of a CPU process about as much."""
@@ -74,9 +74,9 @@ def model_parallel(subject: Subject) -> Finding:
     fits, fits_sharded = (max(0, int((room - s) // image)) for s in (state, state - freed))
     evidence = (
         _measured(job, state, image),
-        f"beside the state {_images(fits)} fit into {spell_size(job.mem_bytes)} ({job.mem_of}; {spell_size(ALLOWANCE_BYTES)} kept "
+        f"beside the state {_images(fits)} fit into {size(job.mem_bytes)} ({job.mem_of}; {size(ALLOWANCE_BYTES)} kept "
         f"free), and the job asks for {job.batch_per_gpu} a rank",
-        f"sharding over {n} ranks would free {spell_size(freed)} on each: room for {_few(freed / image)} images more",
+        f"sharding over {n} ranks would free {size(freed)} on each: room for {_few(freed / image)} images more",
         f"a pipeline of {n} stages idles {(n - 1) / (MICRO_BATCHES + n - 1):.0%} of the time with {MICRO_BATCHES} "
         "micro-batches, before any transfer",
     )
@@ -96,7 +96,7 @@ def model_parallel(subject: Subject) -> Finding:
     says = f"not one image fits on a rank: the one case where a pipeline ({n} stages) could help"
     if (state + image) / n > room:
         says = f"not one image fits on a rank, nor on a stage of a pipeline of {n}"
-    wanted = spell_size(state + image + ALLOWANCE_BYTES)
+    wanted = size(state + image + ALLOWANCE_BYTES)
     remedy = f"a smaller imgsz or model, or a device with {wanted}; or {BUDGET}; autotune has no pipeline mode"
     return Finding(verdict="fail", says=says, evidence=evidence, remedy=remedy)
 
@@ -109,14 +109,12 @@ CHECKS: Final[dict[str, Callable[[Subject], Finding]]] = {
 def _measured(job: Job, state: float, image: float) -> str:
     s = job.sizes
     sides = " and ".join(f"{px}" for px in s.activations_px)
-    measured = f"{spell_size(s.activations_bytes)} in fp32" + (
-        f" (from {sides} pixels)" if len(s.activations_px) > 1 else ""
-    )
+    measured = f"{size(s.activations_bytes)} in fp32" + (f" (from {sides} pixels)" if len(s.activations_px) > 1 else "")
     return (
-        f"measured for {job.title}: parameters {spell_size(s.parameters_bytes)}, gradients {spell_size(s.gradients_bytes)}, "
-        f"{s.optimizer} {spell_size(s.optimizer_bytes)}, EMA {spell_size(s.ema_bytes)}, buffers {spell_size(s.buffers_bytes)}, together "
-        f"{spell_size(state)} of state; activations of an image "
-        + (f"{measured}, taken as half of it in 16 bit: {spell_size(image)}" if job.half else measured)
+        f"measured for {job.title}: parameters {size(s.parameters_bytes)}, gradients {size(s.gradients_bytes)}, "
+        f"{s.optimizer} {size(s.optimizer_bytes)}, EMA {size(s.ema_bytes)}, buffers {size(s.buffers_bytes)}, together "
+        f"{size(state)} of state; activations of an image "
+        + (f"{measured}, taken as half of it in 16 bit: {size(image)}" if job.half else measured)
     )
 
 

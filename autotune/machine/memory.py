@@ -46,10 +46,10 @@ def parse_size(text: str, flag: str = "--mem-limit") -> int:
     """
     match = _SHAPE.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"{flag} {text!r} is not a size", "write it like 3GiB, 512MiB or 3GB")
+        raise InputError(f"{flag} {text!r} is not a size", "write it like 24GiB, 512MiB or 3GB")
     n_bytes = round(float(match[1]) * (_UNITS | _UNITS_2)[match[2]])
     if n_bytes < 1:
-        raise InputError(f"{flag} {text!r} leaves no memory", "write it like 3GiB, 512MiB or 3GB")
+        raise InputError(f"{flag} {text!r} leaves no memory", "write it like 24GiB, 512MiB or 3GB")
     return n_bytes
 
 
