@@ -16,7 +16,7 @@ MICRO_BATCHES: Final = 8
 
 
 BUDGET: Final = (
-    "try torch._functorch.config.activation_memory_budget 0.5 to 0.9 with compile=True (it recomputes what is cheap)"
+    "try the knob activation_memory_budget (0.5 to 0.9) with compile: it recomputes what is cheap"
 )
 
 
