@@ -18,6 +18,10 @@ ELSEWHERE = {
     "train results/latest epochs=300",
     # There is nothing to trace in a simulated trial: tests/worker/test_trace.py traces a real one.
     "trial results/latest/trials/0003 --trace",
+    # Trains for real: tests/test_batch.py runs it.
+    "batch --ranks 2 --mem-limit 3GiB --budget 5m device=cpu",
+    # Needs two machines: tests/run/test_nodes.py has two launchers, tests/run/test_train.py the command.
+    "train results/latest --nnodes 2 --node-rank 0 --rdzv-endpoint HOST:29500",
 }
 
 
@@ -30,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_were_found() -> None:
     verbs = {c.split()[0] for c in COMMANDS}
-    assert verbs == {"search", "train", "report", "export", "trial", "spaces"}
+    assert verbs == {"search", "train", "report", "export", "trial", "spaces", "batch", "doctor"}
     assert set(COMMANDS) >= ELSEWHERE
 
 
