@@ -73,15 +73,16 @@ PATCH_KNOBS: dict[str, Knob] = {
         site=Site.PATCH,
         training=Training.NUMERICS,
         doc="What fp32 is computed in: tf32, or ieee for full fp32; null is torch's own, tf32 for convolutions only.",
-        needs="amp=false, and a GPU of compute capability 8.0 or later.",
+        needs="amp=false without torch.compile, and a GPU of compute capability 8.0 or later.",
         legal=legal.one_of(None, "tf32", "ieee"),
         baseline=lambda _: None,
         blocked=here.precision_blocked,
         condition=Condition(
-            knobs=("amp",),
-            acts=lambda now, _: now("amp") is False,
+            # Inductor reads the legacy flags (kernel/conv.py, bmm.py), and reading them raises once this is set.
+            knobs=("amp", "compile"),
+            acts=lambda now, _: now("amp") is False and not now("compile"),
             stock=None,
-            otherwise="amp computes in 16 bits",
+            otherwise="amp computes in 16 bits, and torch.compile cannot be told",
         ),
     ),
     "activation_memory_budget": Knob(

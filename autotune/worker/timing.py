@@ -83,7 +83,8 @@ class StepClock:
     A part that is begun and not ended by its own end, because a version of the trainer lacks that border, is dropped:
     its time then shows as rest, and nothing else moves.
     Wait and step are the host's time. On rank 0 that is honest, because its progress line reads the loss in each step
-    (ULTRALYTICS 1.8); the host of another rank runs ahead of its device by less than a step, at both ends of a window.
+    (ULTRALYTICS 1.8); the host of another rank, or of one whose line is not due (knob log_every), runs ahead of its
+    device by less than a step, since the loss reads values back too, at both ends of a window.
 
     Args:
         columns: prepare_s, forward_s, backward_s and optimizer_s are appended to, on CUDA LATE_STEPS steps late.

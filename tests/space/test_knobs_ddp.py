@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from autotune.contract import UNFELT, Gpu
@@ -78,6 +80,7 @@ def test_an_inert_value_is_spelled_none(context):
     }
     assert canonical({"fp32_precision": "tf32", "amp": True}, two)["fp32_precision"] is None
     assert canonical({"fp32_precision": "tf32", "amp": False}, two)["fp32_precision"] == "tf32"
+    assert canonical({"fp32_precision": "tf32", "amp": False, "compile": "default"}, two)["fp32_precision"] is None
     assert canonical({"activation_memory_budget": 0.5}, two) == {"activation_memory_budget": None}
     assert canonical({"no_sync": True, "batch_per_gpu": 16}, two)["no_sync"] is True
     assert canonical({"no_sync": True, "batch_per_gpu": 32}, two)["no_sync"] is None
@@ -113,11 +116,30 @@ def test_a_knob_whose_condition_never_holds_says_why(context):
     assert done.domain == {}
     assert done.frozen == {
         "ddp_wrap": "there is no torch.compile here to put DDP into",
-        "fp32_precision": "amp computes in 16 bits",
+        "fp32_precision": "amp computes in 16 bits, and torch.compile cannot be told",
     }
     knobs["compile"] = Choices((False, "default"))
     done = prepare(SearchSpace(name="x", doc="y", knobs=knobs), context("cuda", n_ranks=2), "same")
     assert done.domain["ddp_wrap"] == (None, "ddp_of_compiled", "compiled_ddp")
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_all_that_full_draws_is_canonical_in_its_own_domain(device, n_ranks, context):
+    ctx = context(device, n_ranks=n_ranks, n_images=1280, args={"optimizer": "SGD", "batch": 8 * n_ranks})
+    done = prepare(load_space("full"), ctx, "same")
+    rng = random.Random(0)
+    inert = set()
+    for _ in range(300):
+        drawn = {name: rng.choice(values) for name, values in done.domain.items()}
+        whole = canonical(done.baseline | drawn, ctx)
+        assert canonical(whole, ctx) == whole
+        # A value made None because it is inert here is the sampler's to fill in (search/study.py).
+        assert all(v is None or v in done.domain[k] for k, v in whole.items() if k in done.domain)
+        inert |= {k for k, v in whole.items() if v is None and drawn.get(k) is not None}
+        assert set(materialise(whole, done.baseline, ctx, "same").patches) <= set(done.domain)
+    expected = {"prefetch_factor", "activation_memory_budget", "fp32_precision"} if device == "cuda" else set()
+    assert inert >= expected | ({"static_graph", "find_unused_parameters", "ddp_wrap"} if n_ranks > 1 else set())
 
 
 def test_probes_know_every_knob_that_they_do_not_feel():

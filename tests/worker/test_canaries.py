@@ -66,7 +66,7 @@ LEANED_ON = [
     (
         GROUP,
         "os.environ['TORCH_NCCL_BLOCKING_WAIT'] = '1'",
-        "Ultralytics no longer forces TORCH_NCCL_BLOCKING_WAIT in _setup_ddp: blocking_wait has another baseline",
+        "Ultralytics no longer forces TORCH_NCCL_BLOCKING_WAIT: the knob blocking_wait has another baseline",
     ),
     (
         GROUP,

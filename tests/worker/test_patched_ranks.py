@@ -89,3 +89,17 @@ def test_no_sync_steps_on_the_gradients_of_all_ranks(tmp_path: Path) -> None:
         assert record["n_optimizer_steps"] == stock["n_optimizer_steps"]
         for mine, theirs in zip(record["params"], stock["params"], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_around_ddp_trains_as_the_stock_order_does(tmp_path: Path) -> None:
+    compiled = {"compile": True, "steps": 8, "nbs": 16}
+    patches = {"ddp_wrap": "compiled_ddp", "no_sync": True, "activation_memory_budget": 0.5}
+    done = train(tmp_path, {"stock": compiled, "around": compiled | {"patches": patches}}, 32)
+    (stock, _), (first, second) = done["stock"], done["around"]
+    assert first["ended"].startswith("SegmentOverError"), first["ended"]
+    assert {k: first["effective"][k] for k in patches} == patches
+    assert stock["effective"]["ddp_wrap"] == "ddp_of_compiled"
+    assert (first["effective"]["compile"], first["effective"]["ddp"]) == ("default", True)
+    assert alike(first["params"], second["params"])
+    assert first["losses"] == pytest.approx(stock["losses"], rel=1e-3)

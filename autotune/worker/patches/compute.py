@@ -62,8 +62,8 @@ def fp32_precision(_: Any, value: Value) -> Iterator[None]:
     """What fp32 convolutions and matrix products are computed in: "tf32", or "ieee" for full fp32.
 
     torch's own default is tf32 for convolutions only. The new settings and the legacy `allow_tf32` flags must not be
-    mixed (KNOBS 1.1: reading a legacy one then raises), so only the new ones are used; a torch without them keeps its
-    own.
+    mixed: only the new ones are used here, and reading a legacy one then raises, which is why the knob is not offered
+    with torch.compile. A torch without the new ones keeps its own.
     """
     operations = _fp32_operations()
     stock = [o.fp32_precision for o in operations]

@@ -124,7 +124,7 @@ def stride_on_cpu(trainer: Any, value: Value) -> Iterator[None]:
         model = _model(trainer)
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()  # as the first step would
-        for part in criteria(model.criterion) if value else ():
+        for part in list(criteria(model.criterion)) if value else ():
             moved.append((part, part.stride))
             part.stride = part.stride.cpu()
 
