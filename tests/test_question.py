@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import autotune.question as question
-from autotune.contract import Gpu
+from autotune.contract import Gpu, Transport
 from autotune.errors import InputError
+from autotune.port import SpacePort
 from autotune.question import Request, understand
 
 
@@ -69,3 +70,13 @@ def test_an_assumed_transport_is_checked(tmp_path: Path) -> None:
         understand(Request(assume_transport="tcp", dry_run=True, out=str(tmp_path)))
     with pytest.raises(InputError, match="this job has one rank"):
         understand(Request(assume_transport="socket", dry_run=True, out=str(tmp_path)))
+
+
+def test_the_space_is_prepared_with_what_is_assumed_and_with_what_was_seen(tmp_path: Path) -> None:
+    asked = understand(Request(gpus="1", dry_run=True, out=str(tmp_path), space="full"))
+    ctx = replace(asked.ctx, n_ranks=2, device="cuda", transports=frozenset({"NET/Socket"}))
+    port = SpacePort(asked.space, ctx, "same")
+    assert "nccl_socket" in port.prepare({}, None).domain
+    seen = port.prepare({}, None, transport=Transport(pairs={"0-1": "SHM"}))
+    assert {"nccl_socket", "nccl_p2p_level"} <= seen.domain.keys()
+    assert "InfiniBand" in seen.frozen["nccl_ib_qps"]

@@ -97,6 +97,8 @@ class Synthetic:
                 time.sleep(self.real_step_s)
                 together.wait(n_steps)
                 step, wait = time.perf_counter() - before, 0.0
+            else:
+                together.wait(n_steps)
             self.t += step
             self._commit("step", n_steps)
             n_steps += 1

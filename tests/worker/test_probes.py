@@ -16,6 +16,7 @@ from autotune.run.trial import run_trial
 from autotune.worker.probes import Replay, load_only, no_sync, replay
 from autotune.worker.recorder import Recorder
 from autotune.worker.segment import Segment
+from autotune.worker.synthetic import ALL_REDUCE_S
 from tests.run.trials import spec
 
 
@@ -155,3 +156,15 @@ def test_no_sync_finds_ddp_also_inside_a_compiled_wrapper(monkeypatch: pytest.Mo
         assert ddp.require_backward_grad_sync is False
     with pytest.raises(RuntimeError, match="no DDP here"):
         no_sync(SimpleNamespace(model=torch.nn.Linear(1, 1)))
+
+
+def test_simulated_ranks_go_in_step_and_pay_for_what_they_exchange(tmp_path: Path) -> None:
+    rates = {}
+    for what in ("no_sync", None):
+        asked = replace(spec("demo", backend="synthetic", changes={"workers": 8}, batch=16), n_ranks=2, probe=what)
+        result = run_trial(asked, TrialDir(tmp_path / str(what)), started_s=0.0)  # type: ignore[arg-type]
+        assert result.outcome is Outcome.OK, result.error
+        rates[what] = result.images_per_s
+    step_s = 0.03 + 8 * 0.008
+    assert rates["no_sync"] == pytest.approx(16 / step_s, rel=0.05)
+    assert rates[None] == pytest.approx(16 / (step_s + ALL_REDUCE_S), rel=0.05)
