@@ -79,6 +79,8 @@ def test_more_time_for_a_finished_run(home: Path, monkeypatch: pytest.MonkeyPatc
         (["--seed", "0"], ["--seed differs", "3"]),
         (["--training", "any"], ["--training differs", "same"]),
         (["--space", "quick"], ["space differs", "quick"]),
+        (["--mem-limit", "1GiB"], ["--mem-limit differs", "none", "1GiB"]),
+        (["--mem-limit", "lots"], ["--mem-limit", "lots"]),
         (["--name", "other"], ["--name differs"]),
         (["--out", "elsewhere"], ["--out differs"]),
         (["--budget", "0"], ["budget"]),

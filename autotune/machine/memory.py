@@ -94,7 +94,7 @@ def memory_limit(machine: Machine, gpus: Sequence[str], n_ranks: int, asked: str
 def rank_memory_bytes(pid: int) -> int:
     """Peak bytes of a rank on CPU so far, by the formula of worker/memory.py, seen from outside; 0 once it has gone.
 
-    Its peak resident set (VmHWM) without its file pages, and the proportional set size of its loader workers now.
+    Its peak resident set (VmHWM) without its file pages, and what its loader workers hold alone now.
     """
     status = Path(f"/proc/{pid}/status")
     try:
@@ -102,7 +102,7 @@ def rank_memory_bytes(pid: int) -> int:
     except psutil.NoSuchProcess:
         return 0
     own = _kib(status, "VmHWM:") - _kib(status, "RssFile:")
-    return 1024 * (own + sum(_kib(Path(f"/proc/{p.pid}/smaps_rollup"), "Pss:") for p in children))
+    return 1024 * (own + sum(_kib(Path(f"/proc/{p.pid}/smaps_rollup"), "Private_Dirty:") for p in children))
 
 
 def _kib(path: Path, key: str) -> int:

@@ -17,9 +17,11 @@ from autotune.contract import Outcome, Params, TrialResult
 from autotune.machine.memory import spell_size
 
 BATCH: Final = "batch_per_gpu"
-ON_CUDA: Final = ("amp", "compile", "channels_last", "cache", "alloc_conf", "cudnn_benchmark")
-ON_CPU: Final = ("amp", "compile", "channels_last", "cache", "workers", "prefetch_factor")
-"""Knobs that move the line: it is fitted for each of their combinations. Loader workers count as memory on CPU only."""
+SHAPES: Final = ("amp", "compile", "channels_last", "cudnn_benchmark", "alloc_conf")
+"""Knobs that change what an image needs: no line is shared between two of their combinations."""
+ADDS: Final = ("workers", "prefetch_factor", "cache")
+"""Knobs that only add memory of the host, whatever the batch: a worker more, images kept in RAM. A combination without
+a line of its own borrows that of all others, whose differences widen its interval. A GPU does not feel them."""
 HEADROOM_FRAC: Final = 0.08
 """Of the limit, kept free by what is called safe: images with more objects than any that a segment saw make the loss
 larger, and validation comes on top (SEARCH 3.6, ULTRALYTICS 1.9)."""
@@ -111,33 +113,35 @@ class MemoryModel:
 
     def __init__(self, limit_bytes: int | None, *, on_cpu: bool) -> None:
         self.limit_bytes = limit_bytes
+        self._adds = ADDS if on_cpu else ()
+        self._noise_frac = NOISE_FRAC_CPU if on_cpu else NOISE_FRAC_CUDA
         self._on_cpu = on_cpu
-        self._points: dict[str, list[tuple[int, int]]] = {}
-        self._failed_at: dict[str, int] = {}
-        """Key -> the smallest batch that ran out of memory."""
+        self._points: list[tuple[Params, int]] = []
+        """What ran, and the peak of its worst rank."""
+        self._failed: list[Params] = []
 
     def learn(self, result: TrialResult) -> None:
-        """Take in what a trial needed, of its worst rank; what it really ran with counts, where it says so."""
+        """Take in what a trial needed; what it really ran with counts, where it says so."""
         if BATCH not in result.params:
             return
         ran = {name: result.effective.get(name, value) for name, value in result.params.items()}
-        key, batch = self._key(ran), int(ran[BATCH] or 0)
         # An optimizer step lies behind it, or it would not have measured steps.
         if result.peak_mem_bytes and result.n_steps:
-            self._points.setdefault(key, []).append((batch, max(result.peak_mem_bytes)))
+            self._points.append((ran, max(result.peak_mem_bytes)))
         # On CUDA the host's memory runs out too (loader workers, /dev/shm); that says nothing of the device's.
         if result.outcome is Outcome.OOM and (self._on_cpu or "GPU" in (result.error or "")):
-            self._failed_at[key] = min(batch, self._failed_at.get(key, batch))
+            self._failed.append(ran)
 
     def line(self, params: Params) -> Line | None:
         """What is known of these settings; None while fewer than two batches were measured with them."""
-        noise_frac = NOISE_FRAC_CPU if self._on_cpu else NOISE_FRAC_CUDA
-        return fit(self._points.get(self._key(params), ()), noise_frac)
+        alike = [(ran, peak) for ran, peak in self._points if _same(ran, params, SHAPES)]
+        own = [(_batch(ran), peak) for ran, peak in alike if _same(ran, params, self._adds)]
+        return fit(own, self._noise_frac) or fit([(_batch(ran), peak) for ran, peak in alike], self._noise_frac)
 
     def predict(self, params: Params) -> Prediction | None:
         """Peak of one rank; None where there is no line."""
         line = self.line(params)
-        return line.predict(int(params[BATCH] or 0)) if line else None
+        return line.predict(_batch(params)) if line else None
 
     def why_not(self, params: Params) -> str | None:
         """Why a configuration need not be tried: it would run out of memory. None: it fits, or nobody knows.
@@ -148,8 +152,7 @@ class MemoryModel:
         """
         if BATCH not in params:
             return None
-        batch, failed_at = int(params[BATCH] or 0), self._failed_at.get(self._key(params))
-        if failed_at is not None and batch >= failed_at:
+        if (failed_at := self._failed_at(params)) is not None and _batch(params) >= failed_at:
             return f"batch_per_gpu={failed_at} ran out of memory with these settings"
         p = self.predict(params)
         if self.limit_bytes is None or p is None or not p.near or p.lower_bytes <= self.limit_bytes:
@@ -170,10 +173,29 @@ class MemoryModel:
         line = self.line(params)
         if line is None or self.limit_bytes is None:
             return None
-        failed_at = self._failed_at.get(self._key(params), most + 1)
+        failed_at = self._failed_at(params) or most + 1
         limit = (1 - HEADROOM_FRAC) * self.limit_bytes
         batches = range(min(most, int(FAR * max(line.batches)), failed_at - 1), 0, -1)
         return next((b for b in batches if line.predict(b).upper_bytes <= limit), 0)
 
-    def _key(self, params: Params) -> str:
-        return json.dumps({name: params[name] for name in (ON_CPU if self._on_cpu else ON_CUDA) if name in params})
+    def _failed_at(self, params: Params) -> int | None:
+        """The smallest batch that ran out of memory with settings that add no more than these."""
+        failed = [ran for ran in self._failed if _same(ran, params, SHAPES)]
+        return min(
+            (_batch(ran) for ran in failed if all(_adds(ran, n) <= _adds(params, n) for n in self._adds)), default=None
+        )
+
+
+def _batch(params: Params) -> int:
+    return int(params[BATCH] or 0)
+
+
+def _same(a: Params, b: Params, names: Iterable[str]) -> bool:
+    """Equal in these knobs, True and 1 being two."""
+    return all(json.dumps(a.get(n)) == json.dumps(b.get(n)) for n in names if n in a and n in b)
+
+
+def _adds(params: Params, name: str) -> int:
+    """Orders the values of a knob of ADDS by the memory they add; a disk cache adds none."""
+    value = params.get(name)
+    return value if isinstance(value, int) else int(value == "ram")

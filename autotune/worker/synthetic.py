@@ -80,7 +80,7 @@ class Synthetic:
             "accumulate": max(round(nbs / max(batch * n_ranks, 1)), 1),
         }
         recorder.segment.accumulate = recorder.job["accumulate"]
-        mem = int(1.2e9 + batch * 1.9e8 * (0.6 if args.get("amp") in (True, "bf16") else 1.0))
+        mem = int(1.2e9 + batch * 1.9e8 * (0.6 if self._get("amp", False) in (True, "bf16") else 1.0))
         recorder.peak_mem_bytes = mem
         if mem > MEM_LIMIT_BYTES:
             raise SimulatedOutOfMemoryError("out of memory (simulated)")

@@ -1,10 +1,9 @@
-"""python tests/bench/memory_model.py OUT.json [--ranks 2] [--imgsz 128]: how far off is a predicted peak, and is it safe?
+"""python tests/bench/memory_model.py OUT.json [--ranks 2] [--imgsz 128]: how far off is a predicted peak?
 
 Run by hand. Real trials of yolo11n on gloo ranks, as `autotune batch` runs them. The line is fitted on two, then on
 three small batches, and asked for larger ones that it has not seen: prediction error of each, and, over many limits,
 how often a batch that was called safe needed more than the limit (false safe), or was called hopeless and fitted (false
-hopeless). One batch is repeated for the noise of a peak. The least head-room that would have had no false safe, without
-the interval, is what the noise alone asks for.
+hopeless); beside it the line alone, without interval and head-room. One batch is repeated for the noise of a peak.
 """
 
 from __future__ import annotations
@@ -78,7 +77,10 @@ def main() -> None:
 
 def judge(fitted: dict[int, Any], peaks: dict[int, int]) -> dict[str, Any]:
     """Predictions of all batches that were not fitted, and what they would have meant under many limits."""
-    errors, false_safe, false_hopeless, n_safe, n_hopeless = {}, [], [], 0, 0
+    errors: dict[int, float] = {}
+    n = dict.fromkeys(
+        ("safe", "false_safe", "hopeless", "false_hopeless", "line_alone_safe", "line_alone_false_safe"), 0
+    )
     held_out = [b for b in sorted(peaks) if b not in fitted]
     lowest, highest = 0.8 * min(peaks.values()), 1.4 * max(peaks.values())
     limits = [lowest + (highest - lowest) * i / (N_LIMITS - 1) for i in range(N_LIMITS)]
@@ -92,17 +94,17 @@ def judge(fitted: dict[int, Any], peaks: dict[int, int]) -> dict[str, Any]:
             errors[batch] = p.mem_bytes / peaks[batch] - 1
             safe = p.near and p.upper_bytes <= (1 - HEADROOM_FRAC) * limit
             hopeless = model.why_not({BATCH: batch}) is not None
-            n_safe, n_hopeless = n_safe + safe, n_hopeless + hopeless
-            if safe and peaks[batch] > limit:
-                false_safe.append((batch, limit))
-            if hopeless and peaks[batch] <= limit:
-                false_hopeless.append((batch, limit))
+            fits, line_fits = peaks[batch] <= limit, p.mem_bytes <= limit
+            n["safe"] += safe
+            n["false_safe"] += safe and not fits
+            n["hopeless"] += hopeless
+            n["false_hopeless"] += hopeless and fits
+            n["line_alone_safe"] += line_fits
+            n["line_alone_false_safe"] += line_fits and not fits
     least = max(0.0, *(-e for e in errors.values()))
     print(f"fitted on {sorted(fitted)}: " + ", ".join(f"{b}: {e:+.1%}" for b, e in errors.items()))
-    print(f"  {N_LIMITS} limits x {len(held_out)} batches: {n_safe} called safe, {len(false_safe)} of them falsely; "
-          f"{n_hopeless} hopeless, {len(false_hopeless)} of them falsely; largest underestimate {least:.1%}")  # fmt: skip
-    return {"fitted": sorted(fitted), "error_frac": errors, "n_limits": N_LIMITS, "n_safe": n_safe,
-            "n_false_safe": len(false_safe), "n_hopeless": n_hopeless, "n_false_hopeless": len(false_hopeless),
+    print(f"  of {N_LIMITS} limits x {len(held_out)} batches: {n}; largest underestimate {least:.1%}")
+    return {"fitted": sorted(fitted), "error_frac": errors, "n_limits": N_LIMITS, "n_held_out": len(held_out), **n,
             "largest_underestimate_frac": least}  # fmt: skip
 
 

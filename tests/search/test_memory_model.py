@@ -93,14 +93,24 @@ def test_noise_about_a_flat_line_never_falls():
     assert line.predict(64).mem_bytes == 995 * MIB
 
 
-def test_settings_that_move_the_line_have_their_own():
-    m = model(ran(4, affine(4), workers=0), ran(8, affine(8), workers=0), ran(8, affine(20), workers=2))
-    assert m.predict({"batch_per_gpu": 16, "workers": 0})
-    assert m.predict({"batch_per_gpu": 16, "workers": 2}) is None
+def test_settings_that_change_an_image_have_their_own_line():
+    m = model(ran(4, affine(4), amp=True), ran(8, affine(8), amp="bf16"))
+    assert m.predict({"batch_per_gpu": 16, "amp": True}) is None
+    m.learn(ran(16, affine(16), amp=True))
+    assert m.predict({"batch_per_gpu": 16, "amp": True})
+    assert m.predict({"batch_per_gpu": 16, "amp": "bf16"}) is None
+
+
+def test_what_only_adds_borrows_a_line_and_doubts_it():
+    own = [ran(4, affine(4), workers=0), ran(8, affine(8), workers=0)]
+    m = model(*own, ran(8, affine(8) + 300 * MIB, workers=2))
+    sure, borrowed = (m.predict({"batch_per_gpu": 16, "workers": w}) for w in (0, 2))
+    assert sure.mem_bytes == pytest.approx(affine(16)), "an own line does not look at others"
+    assert borrowed.upper_bytes - borrowed.lower_bytes > 2 * (sure.upper_bytes - sure.lower_bytes)
+    m.learn(ran(16, affine(16) + 300 * MIB, workers=2))
+    assert m.predict({"batch_per_gpu": 4, "workers": 2}).mem_bytes == pytest.approx(affine(4) + 300 * MIB)
     on_gpu = model(ran(4, affine(4), workers=0), ran(8, affine(8), workers=2), on_cpu=False)
-    assert on_gpu.predict({"batch_per_gpu": 16, "workers": 5}), "a loader worker has no device memory"
-    kinds = model(ran(4, affine(4), amp=True), ran(8, affine(8), amp="bf16"))
-    assert kinds.predict({"batch_per_gpu": 16, "amp": True}) is None
+    assert on_gpu.line({"batch_per_gpu": 16, "workers": 5}).per_image_bytes == 100 * MIB, "no device memory in a worker"
 
 
 def test_what_really_ran_counts():
@@ -109,16 +119,19 @@ def test_what_really_ran_counts():
 
 
 def test_out_of_memory_settles_every_larger_batch_of_the_same_settings():
-    m = model(ran(32, outcome=Outcome.OOM, error="rank 0 is over", workers=0))
-    for batch in (32, 33, 4000):
-        assert (
-            m.why_not({"batch_per_gpu": batch, "workers": 0})
-            == "batch_per_gpu=32 ran out of memory with these settings"
-        )
-    assert m.why_not({"batch_per_gpu": 31, "workers": 0}) is None
-    assert m.why_not({"batch_per_gpu": 64, "workers": 1}) is None
-    m.learn(ran(16, outcome=Outcome.OOM, error="again", workers=0))
-    assert "batch_per_gpu=16" in m.why_not({"batch_per_gpu": 31, "workers": 0})
+    m = model(ran(32, outcome=Outcome.OOM, error="rank 0 is over", workers=1, cache="disk", amp=False))
+    said = "batch_per_gpu=32 ran out of memory with these settings"
+
+    def why_not(batch, workers=1, cache="disk", amp=False):
+        return m.why_not({"batch_per_gpu": batch, "workers": workers, "cache": cache, "amp": amp})
+
+    assert [why_not(b) for b in (32, 33, 4000)] == [said] * 3
+    assert why_not(31) is None
+    # More workers and a cache in memory add to it; fewer, and another precision, may fit.
+    assert why_not(32, workers=2) == why_not(32, cache="ram") == why_not(32, cache=False) == said
+    assert why_not(32, workers=0) is why_not(32, amp=True) is None
+    m.learn(ran(16, outcome=Outcome.OOM, error="again", workers=1, cache="disk", amp=False))
+    assert "batch_per_gpu=16" in why_not(31)
 
 
 def test_host_memory_says_nothing_of_a_gpu():

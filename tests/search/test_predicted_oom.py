@@ -137,12 +137,13 @@ def test_the_report_counts_them_and_an_older_summary_still_reads(whole):
 
 
 def test_an_oom_is_not_repeated_with_a_larger_batch(tmp_path):
-    """One thread has no second point on its line before the failure; the failure alone settles what is above it."""
+    """No peak is known here: the failures alone settle what is above them, and what has a worker more."""
     _, trainer, _ = run(
         tmp_path / "run", limit=False, domain={"batch_per_gpu": (4, 32, 64), "workers": (0, 1)}, has_bytes=10**12,
         fails=lambda spec: Outcome.OOM if spec.params["batch_per_gpu"] >= 32 else None,
     )  # fmt: skip
     batches = [(s.params["batch_per_gpu"], s.params["workers"]) for s in trainer.specs if s.role == "trial"]
-    for workers in (0, 1):
-        mine = [b for b, w in batches if w == workers and b >= 32]
-        assert mine in ([32], [64, 32]), "64 after 32 never"
+    failed = [(b, w) for b, w in batches if b >= 32]
+    assert failed
+    for i, (b, w) in enumerate(failed):
+        assert not any(b >= before and w >= workers for before, workers in failed[:i])

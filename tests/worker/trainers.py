@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def train(folder: Path, data: Path, n_steps: int, stock: type = DetectionTrainer
         measure_cap_s=1e9,
     )
     given = {"model": TINY, "imgsz": 32, "batch": 4, "nbs": 4, "save_dir": str(folder / "yolo"), **args}
-    asked = spec(data, patches=patches, segment=settings, **given)
+    certify = given.pop("certify", False)
+    asked = replace(spec(data, patches=patches, segment=settings, **given), certify=certify)
     directory = TrialDir(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(asked, directory)
