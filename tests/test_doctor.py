@@ -36,6 +36,7 @@ def test_a_real_job_is_weighed(tiny: Path) -> None:
     assert sorted(tiny.parent.rglob("*")) == before, "nothing is left beside the user's images"
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_run_there_is_exit_code_3(tiny: Path) -> None:
     said = autotune("doctor", f"model={TINY}", f"data={tiny}", "imgsz=64", "batch=1", "--gpu-mem", "512MiB")
     assert said.code == 3, said
@@ -66,6 +67,7 @@ def test_bad_input(args: list[str], said: list[str], tiny: Path) -> None:
         assert word in answer.err
 
 
+@pytest.mark.slow
 def test_a_model_that_ultralytics_refuses(tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "broken.yaml"
     model.write_text("nc: 6\nbackbone:\n  - [-1, 1, NoSuchLayer, [8]]\nhead:\n  - [[0], 1, Detect, [nc]]\n")

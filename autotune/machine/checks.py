@@ -15,9 +15,7 @@ MICRO_BATCHES: Final = 8
 """Of a pipeline whose idle time is told as an example; more of them idle less and hold no less memory (GPipe)."""
 
 
-BUDGET: Final = (
-    "try the knob activation_memory_budget (0.5 to 0.9) with compile: it recomputes what is cheap"
-)
+BUDGET: Final = "try the knob activation_memory_budget (0.5 to 0.9) with compile: it recomputes what is cheap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,8 +66,10 @@ def trials(run: RunData) -> Card:
     )
     counts = run.tried["outcome"].value_counts()
     note = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
-    n_probes = len(rows) - len(run.tried)
+    n_losses = sum(r.probe == "losses" for r in run.probes)
+    n_probes = len(rows) - len(run.tried) - n_losses
     probes = f" And {words.plural(n_probes, 'probe')}." if n_probes else ""
+    probes += f" And {words.plural(n_losses, 'run')} to compare the loss." if n_losses else ""
     return make_card(run, title, f"{words.plural(len(run.tried), 'trial')}: {note}.{probes}", run.trials, table=table)
 
 

@@ -163,4 +163,6 @@ def _readme(files: list[str], chosen: Chosen) -> str:
     }
     lines = [f"# {one_line(chosen.info.name)}", "", one_line(chosen.claim), ""]
     lines += [f"- `{name}`: {what[name]}" for name in files if name in what]
+    if chosen.confirmed and chosen.summary.numerics:
+        lines += ["", f"Numerics: {one_line(chosen.summary.numerics.sentence)}."]
     return "\n".join(lines) + "\n"

@@ -106,17 +106,16 @@ def compare(changes: Params, ran: Sequence[TrialResult]) -> Numerics:
         changes: what was looked at.
         ran: the baseline, the same with the changes on the same batches, the baseline with other seeds.
     """
-    own, changed, *others = ran
     numbers, what = tuple(r.number for r in ran), _spell(changes)
-    if changed.outcome is not Outcome.OK and own.outcome is Outcome.OK and "NaN" in (changed.error or ""):
+    failed = next((i for i, r in enumerate(ran) if r.outcome is not Outcome.OK), None)
+    if failed == 1 and "NaN" in (ran[failed].error or ""):
         sentence = f"the loss becomes NaN or infinite with {what} and not with your settings: do not train with it"
         return Numerics(within=False, sentence=sentence, changes=changes, numbers=numbers)
-    failed = next((r for r in ran if r.outcome is not Outcome.OK), None)
-    if failed or len(others) < N_SEEDS - 1:
-        why = f"trial {failed.number} of its check: {failed.outcome}: {failed.error}" if failed else "no time"
-        return Numerics(
-            within=None, sentence=f"the loss with {what} was not checked ({why})", changes=changes, numbers=numbers
-        )
+    if failed is not None:
+        last = ran[failed]
+        sentence = f"the loss with {what} was not checked (trial {last.number} of it: {last.outcome}: {last.error})"
+        return Numerics(within=None, sentence=sentence, changes=changes, numbers=numbers)
+    own, changed, *others = ran
     pairs = zip(own.batch_ids, changed.batch_ids, strict=False)
     n = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(own.losses), len(changed.losses)))
     if n < MIN_STEPS:

@@ -114,6 +114,24 @@ def with_probes(results: list[TrialResult]) -> list[TrialResult]:
     ]
 
 
+def with_losses(results: list[TrialResult]) -> list[TrialResult]:
+    """The results and four runs of the numerics check after them."""
+    n = len(results)
+    untimed = {"images_per_s": None, "ci95_lo": None, "ci95_hi": None, "job_s": None, "parts_s": {}, "n_steps": 0}
+    return [
+        *results,
+        *(
+            replace(
+                result_of(n + i, role="probe", probe="losses", params=dict(BASE)),
+                **untimed,
+                losses=(3.0,) * 50,
+                batch_ids=("0a",) * 50,
+            )
+            for i in range(4)
+        ),
+    ]
+
+
 def default_results(n_trials: int, failures: dict[int, Outcome]) -> list[TrialResult]:
     """Baseline, trials (some failing), a sentinel each 8."""
     results = [result_of(0)]
@@ -308,6 +326,7 @@ EDGE_RUNS: dict[str, Callable[[Path], RunDir]] = {
     "failed_probes": lambda p: make_run(
         p, results=[*default_results(6, {}), result_of(6, Outcome.CRASH, role="probe", probe="data")]
     ),
+    "losses": lambda p: make_run(p, results=with_losses(default_results(6, {}))),
     "images_per_s": lambda p: make_run(p, info={"objective": "images_per_s"}),
     "no_job_time": lambda p: make_run(p, results=[replace(result_of(n), job_s=None) for n in range(6)]),
     "no_intervals": lambda p: make_run(

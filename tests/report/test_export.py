@@ -16,6 +16,7 @@ from autotune.contract import (
     Finalist,
     Gpu,
     Machine,
+    Numerics,
     Outcome,
     RunDir,
     RunInfo,
@@ -115,7 +116,12 @@ def make_run(
         Finalist(name="best_yaml", params={}, numbers=(9,), images_per_s=121.5, speedup=1.2, ci95_lo=1.1, ci95_hi=1.3),
     )
     verdict = Verdict(status=status, sentence=SENTENCE, n_blocks=3, finalists=finalists)
-    summary = Summary(stopped_because="budget", elapsed_s=290.0, ledger_s={}, best_number=best, verdict=verdict)
+    numerics = Numerics(
+        within=True, sentence="the loss goes as yours", changes={}, numbers=(10, 11, 12, 13), n_steps=50
+    )
+    summary = Summary(
+        stopped_because="budget", elapsed_s=290.0, ledger_s={}, best_number=best, verdict=verdict, numerics=numerics
+    )
     write_json(run.summary, summary)
     return run
 
@@ -185,6 +191,8 @@ def test_receipt(patched):
     receipt = json.loads((patched[1] / "receipt.json").read_text())
     assert (receipt["confirmed"], receipt["simulated"], receipt["number"]) == (True, False, 1)
     assert receipt["claim"] == SENTENCE
+    assert (receipt["numerics"]["within"], receipt["numerics"]["n_steps"]) == (True, 50)
+    assert "Numerics: the loss goes as yours." in (patched[1] / "README.md").read_text()
     assert receipt["commands"]["search"] == "python -m autotune search --budget 5m"
     assert [f["name"] for f in receipt["verdict"]["finalists"]] == ["baseline", "best", "best_yaml"]
     assert set(receipt["files"]) == {p.name for p in patched[1].iterdir()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.contract import Outcome, RunDir, Transport, TrialResult
+from autotune.contract import Numerics, Outcome, RunDir, Transport, TrialResult
 from autotune.report.figures import FIGURES
 from autotune.report.load import RunData, load_run
 
@@ -19,6 +19,7 @@ from .conftest import (
     probe_of,
     result_of,
     tried_rows,
+    with_losses,
     with_probes,
 )
 
@@ -113,6 +114,23 @@ def test_what_changed_is_the_difference_with_its_share(tmp_path: Path) -> None:
     faster, slower = results[1].images_per_s, results[2].images_per_s
     assert df.loc["batch_per_gpu", "left_out_frac"] == pytest.approx(slower / faster - 1)  # type: ignore[operator]
     assert df["left_out_frac"].isna().tolist() == [False, True], "no trial left out torch_threads alone"
+
+
+def test_what_changed_says_where_the_loss_goes(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "r", 12).path)
+    assert run.summary is not None
+    checked = Numerics(
+        within=False, sentence="the loss differs by 9 %", changes={"amp": "bf16"}, numbers=(12, 13, 14, 15)
+    )
+    run = replace(run, summary=replace(run.summary, numerics=checked))
+    assert FIGURES["what_changed"](run).note.endswith("The loss differs by 9 %.")
+
+
+def test_the_runs_that_compare_the_loss_are_no_trials(tmp_path: Path) -> None:
+    card = FIGURES["trials"](
+        load_run(make_run(tmp_path / "r", results=with_losses(default_results(6, {})), finalists=False).path)
+    )
+    assert card.note == "6 trials: 6 ok. And 4 runs to compare the loss."
 
 
 def test_knob_effects_hold_medians_of_varied_knobs(tmp_path: Path) -> None:
