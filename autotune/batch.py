@@ -18,11 +18,11 @@ from autotune.errors import InputError, on_disk
 from autotune.folders import label, make_folder
 from autotune.interrupts import uninterrupted
 from autotune.machine.facts import describe
-from autotune.machine.memory import memory_limit, spell_size
+from autotune.machine.memory import spell_size
 from autotune.question import TRIAL_ARGS, Question, Request, understand
 from autotune.run.dataset import DatasetView
 from autotune.run.leftover import kill_leftovers, sweep_files
-from autotune.run.lock import lock_devices, lock_run
+from autotune.run.lock import lock_devices, lock_run, refuse_if_used
 from autotune.run.trial import run_trial
 from autotune.search.budget import Budget
 from autotune.search.ladder import Ladder, Rung, climb
@@ -87,7 +87,8 @@ def find_batch(request: Request, n_ranks: int | None, say: Say = lambda line: No
     budget = Budget(question.budget_s, started=question.began)
     with on_disk("the run folder"), contextlib.ExitStack() as stack:
         sign = stack.enter_context(lock_devices(question.gpus))
-        name = request.name or label(*question.title, question.machine, question.device)
+        refuse_if_used(question.gpus, force=request.force)
+        name = request.name or label(*question.title, question.machine, question.gpus, ranks)
         folder = make_folder(question.out, f"{name}-batch")
         stack.enter_context(lock_run(folder))
         sign(folder)
@@ -115,16 +116,10 @@ def find_batch(request: Request, n_ranks: int | None, say: Say = lambda line: No
 
 def _ask(request: Request, n_ranks: int | None) -> Question:
     """The checked question, for so many ranks."""
-    question = understand(request)
+    question = understand(replace(request, ranks=n_ranks), any_batch=True)
     if "batch" in question.user:
         raise InputError(f"batch={question.user['batch']} is given, but it is what is to be found", "leave out batch=")
-    if n_ranks is not None and question.gpus:
-        raise InputError(f"--ranks {n_ranks} is for the CPU", "on GPUs there is one rank each: --gpus")
-    ranks = len(question.gpus) or n_ranks or 1
-    if n_ranks is not None and not 1 <= n_ranks <= question.machine.n_cores:
-        raise InputError(f"--ranks {n_ranks}: there are {question.machine.n_cores} usable cores", "one rank a core")
-    memory = memory_limit(question.machine, question.gpus, ranks, request.mem_limit)
-    return replace(question, ctx=replace(question.ctx, n_ranks=ranks), memory=memory)
+    return question
 
 
 class _Trials:

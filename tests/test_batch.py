@@ -24,7 +24,7 @@ MIB = 2**20
         (["--mem-limit", "3G"], ["--mem-limit", "3GiB"]),
         (["--mem-limit", "900TiB"], ["more than a rank can have"]),
         (["--ranks", "0"], ["--ranks 0"]),
-        (["--ranks", "5000"], ["5000", "usable cores"]),
+        (["--ranks", "5000"], ["5000", "cores"]),
         (["batch=16"], ["batch=16", "leave out"]),
         (["--gpus", "9"], ["9"]),
         (["--budget", "soon"], ["soon"]),

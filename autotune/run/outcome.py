@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from autotune.contract import Outcome, RankRecord, TrialSpec
+from autotune.contract import UNTIMED, Outcome, RankRecord, TrialSpec
 from autotune.machine.memory import spell_size
 from autotune.run.signals import OOM_KILLED, SIGNALS
 from autotune.run.signs import SIGNS, Sign
@@ -92,9 +92,11 @@ def classify(
             "; ".join(f"asked {knob}={asked}, got {got}" for knob, asked, got in wrong),
             "what really ran is kept as a configuration of its own",
         )
-    if len({r.effective.get("params") for r in records}) > 1:
+    if len({r.effective.get("params") for r in records}) > 1 and spec.probe != "no_sync":
         apart = "the ranks' parameters differ: their gradients are not reduced together"
         return Judgement(Outcome.CRASH, apart, "a setting of DDP breaks this training; do not use it")
+    if spec.probe in UNTIMED:
+        return Judgement(Outcome.OK)
     return _measured(records[0])
 
 

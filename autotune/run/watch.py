@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -57,7 +58,7 @@ class Watcher:
         self.stop_reason: str | None = None
         self.log_bytes: int | None = None
         """Length of the log when a deadline was over: what follows is only the dying of the tree."""
-        self._ranks = [_Rank(directory, rank) for rank in range(spec.n_ranks)]
+        self._ranks = [_Rank(directory, rank, spec.n_ranks) for rank in range(spec.n_ranks)]
         self._next_watch_s = 0.0
 
     def __call__(self, elapsed_s: float) -> str | None:
@@ -100,6 +101,8 @@ class Watcher:
         # The one that stopped first: the others wait for it in a collective since then.
         since_s = min(r.since_s for r in stuck)
         what = stuck[0].say_late(f"{elapsed_s - since_s:.0f} s") if late else stuck[0].say()
+        if len(stuck) > 1:
+            what = re.sub("^is ", "are ", re.sub("^has ", "have ", what))
         others = [f"; rank {r.rank} {r.say()}" for r in self._ranks if r not in stuck]
         told = f"{names} {what}{''.join(others)}"
         return told if late else f"{OVER_TOTAL} {elapsed_s:.0f} s, its deadline: {told}"
@@ -128,8 +131,9 @@ PHASES = ("import", "build", "first_step")
 class _Rank:
     """Follows one rank's heartbeat while it is written; times are the supervisor's seconds since the start."""
 
-    def __init__(self, directory: TrialDir, rank: int) -> None:
+    def __init__(self, directory: TrialDir, rank: int, n_ranks: int) -> None:
         self.rank = rank
+        self.n_ranks = n_ranks
         self.pid: int | None = None
         self.measured = StepColumns()
         self.n_steps = 0
@@ -205,11 +209,11 @@ class _Rank:
             self._last_steps_s = [*self._last_steps_s[1 - MEDIAN_OF :], float(step)]
         self.phase = "measuring" if measuring == "1" else "warm-up"
         if self.rank > 0:
-            return  # the live view and racing follow rank 0
+            return  # the live view and racing follow rank 0, whose batches are as large as those of all others
         if measuring == "0":
             self.measured = StepColumns()  # keep only the last step before the window: it starts the clock
         self.measured.end_s.append(float(end))
         self.measured.wait_s.append(float(wait))
         self.measured.step_s.append(float(step))
-        self.measured.images.append(int(images))
+        self.measured.images.append(int(images) * self.n_ranks)
         self.measured.ready.append(int(ready))

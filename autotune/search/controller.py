@@ -17,7 +17,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import probes
+from autotune.search import communication, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -83,6 +83,7 @@ def _search(
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
+            communication.of_baseline(session)
             probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)

@@ -141,12 +141,13 @@ class Session:
             patches=settings.patches,
             gpus=self.info.gpus,
             n_ranks=self.info.n_ranks,
-            segment=plan.probe_segment if probe else plan.segment,
+            segment=plan.segment,
             deadlines=self._deadlines(params, limit_s),
             seed=self.info.seed,
             probe=probe,
             mem_limit_bytes=plan.memory.of_trial,
         )
+        spec = plan.probing(spec) if probe else spec
         price_s = None if probe else self.price_s(params, warm=role in WARM_ROLES)
         directory = plan.run_dir.trial(number)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -229,7 +230,7 @@ class Session:
         self.emit(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 
     def show(self, ran: Ran) -> None:
-        """Tell the observers of an earlier part's trial: the journal has it."""
+        """Tell the observers of an earlier part's trial; the journal has it."""
         for observer in self._observers:
             observer(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.contract import Params, Site
-from autotune.space.context import CUDAGRAPH_MODES, STOCK_PREFETCH, Context, n_batches
+from autotune.space.context import CUDAGRAPH_MODES, Context, n_batches
 from autotune.space.knobs import KNOBS
 from autotune.space.legal import same
 from autotune.space.training import pins
@@ -37,9 +37,10 @@ def canonical(params: Params, ctx: Context) -> Params:
     batches = n_batches(int(now("batch_per_gpu")), ctx)
     if "workers" in out and batches is not None:
         out["workers"] = min(now("workers"), 0 if batches <= 1 else batches)
-    if "prefetch_factor" in out:
-        stock = STOCK_PREFETCH if out["prefetch_factor"] is None else out["prefetch_factor"]
-        out["prefetch_factor"] = stock if now("workers") else None
+    for name, knob in KNOBS.items():
+        if name in out and (condition := knob.condition):
+            stock = condition.stock if out[name] is None else out[name]
+            out[name] = stock if condition.acts(now, ctx) else None
     # reported to hang together (KNOBS 1.8), and the graphs' private pools gain nothing from growing segments
     if (
         "alloc_conf" in out
@@ -80,8 +81,9 @@ def materialise(params: Params, baseline: Params, ctx: Context, training: str) -
         elif KNOBS[name].site is Site.ENV:
             env |= KNOBS[name].variables(value)
         elif KNOBS[name].site is Site.PATCH or (ctx.device == "cpu" and name in ("workers", "channels_last")):
-            stock = STOCK_PREFETCH if name == "prefetch_factor" and baseline[name] is None else None
-            if value not in (None, stock):  # inert, or what the loader does by itself
+            condition = KNOBS[name].condition
+            stock = condition.stock if condition and baseline[name] is None else None
+            if value is not None and not same(value, stock):  # neither inert, nor what Ultralytics does by itself
                 patches[name] = value
         else:
             args[name] = value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 from autotune.contract import Value
 from autotune.space.context import CUDAGRAPH_MODES, Context, cache_fault, workers_cap
@@ -106,14 +109,35 @@ def alloc_baseline(ctx: Context) -> Value:
     return ctx.env.get("PYTORCH_CUDA_ALLOC_CONF") or ctx.env.get("PYTORCH_ALLOC_CONF") or None
 
 
-def socket_baseline(ctx: Context) -> Value:
-    """The pair, when the user exports both."""
-    threads, sockets = ctx.env.get("NCCL_SOCKET_NTHREADS"), ctx.env.get("NCCL_NSOCKS_PERTHREAD")
-    return f"{threads}x{sockets}" if threads and sockets else None
+@cache
+def _torch_has_nccl2() -> bool:
+    """Does the installed torch read TORCH_DIST_USE_NCCL2? Looked up in its source: this process never imports torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    source = Path(spec.origin).parent / "distributed" / "distributed_c10d.py"
+    return source.is_file() and "TORCH_DIST_USE_NCCL2" in source.read_text(encoding="utf-8")
 
 
-def socket_blocked(ctx: Context) -> str | None:
-    """Inert unless sockets carry the traffic (KNOBS 1.5)."""
-    if ctx.n_ranks == 1:
-        return "one rank: there is no NCCL traffic"
-    return None if ctx.socket_traffic else "no NCCL traffic crosses TCP sockets here"
+def no_nccl2(_: Context) -> str | None:
+    """A torch with one process group for NCCL."""
+    return None if _torch_has_nccl2() else "the installed torch has one process group for NCCL"
+
+
+def nccl_backend_baseline(ctx: Context) -> Value:
+    """Read once by torch, at import (distributed_c10d.py); "0" is the old one."""
+    if ctx.n_ranks == 1 or ctx.device == "cpu":
+        return None
+    return "nccl2" if _torch_has_nccl2() and ctx.env.get("TORCH_DIST_USE_NCCL2") != "0" else "legacy"
+
+
+def sgd_only(ctx: Context) -> str | None:
+    """The optimizer that ran, or that was asked for."""
+    name = str(ctx.effective.get("optimizer") or ctx.train_args.get("optimizer"))
+    return None if name.lower() == "sgd" else f"the optimizer is {name}, not SGD"
+
+
+def precision_blocked(ctx: Context) -> str | None:
+    """TF32 came with compute capability 8.0, as bf16 did."""
+    old = next((g.name for g in ctx.machine.gpus if NO_BF16.search(g.name)), None)
+    return cuda_only("TF32 is a format of GPUs")(ctx) or (f"{old} has no TF32" if old else None)

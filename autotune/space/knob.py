@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.contract import Site, Training, Value
 from autotune.space.context import Context
 from autotune.space.legal import Legal
+
+Now = Callable[[str], Any]
+"""Knob -> its value in the configuration that is asked about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Of a knob that acts only with some values of others; with the rest of them it is spelled None."""
+
+    knobs: tuple[str, ...]
+    """Those others; one of them that has a condition itself stands above in the table."""
+    acts: Callable[[Now, Context], bool]
+    """Given the values of `knobs`."""
+    stock: Value
+    """What Ultralytics does by itself where the knob acts."""
+    otherwise: str
+    """Why it is not searched, where it acts with no value of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +48,7 @@ class Knob:
     """Why one legal value cannot be had here."""
     clamp: Callable[[Value, Context], Value] = lambda v, _: v
     """What a value becomes here, spelled one way."""
+    condition: Condition | None = None
     variables: Callable[[Value], dict[str, str]] = lambda _: {}
     """Site ENV: the variables that a value sets; an empty one unsets what the user's shell exports."""
 

@@ -31,6 +31,17 @@ def one_of(*values: Value) -> Legal:
     return check
 
 
+def or_null(check: Legal) -> Legal:
+    """Also null."""
+    return lambda value: None if value is None else check(value)
+
+
+def share(value: Value) -> str | None:
+    """A number above 0, up to 1."""
+    good = type(value) is float and 0 < value <= 1
+    return None if good else "must be a number above 0.0, up to 1.0"
+
+
 def alloc_conf(value: Value) -> str | None:
     """One option of the CUDA caching allocator (KNOBS 1.8: an illegal one ends the process at its first allocation)."""
     if value is None:
@@ -46,21 +57,6 @@ def alloc_conf(value: Value) -> str | None:
             None if text.isdecimal() and int(text) >= 20 else "max_split_size_mb must be a whole number of at least 20"
         )
     return "must be expandable_segments:True, garbage_collection_threshold:0.8, max_split_size_mb:128 or the like"
-
-
-def nccl_socket(value: Value) -> str | None:
-    """`AxB`: NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD; NCCL clamps a product over 64 instead of failing."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,3})x(\d{1,3})", str(value))
-    if not match:
-        return "must be THREADSxSOCKETS, such as 4x4"
-    threads, sockets = int(match[1]), int(match[2])
-    if not 1 <= threads <= 16:
-        return "NCCL_SOCKET_NTHREADS must be 1 to 16"
-    if sockets < 1 or threads * sockets > 64:
-        return "NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD must be 1 to 64"
-    return None
 
 
 def same(a: Value, b: Value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from autotune.contract import Params, Value
 from autotune.errors import InputError
 from autotune.space.config import baseline_params, canonical
-from autotune.space.context import STOCK_PREFETCH, Context
+from autotune.space.context import Context
+from autotune.space.knob import Condition
 from autotune.space.knobs import KNOBS
 from autotune.space.legal import same, spell
 from autotune.space.near import near
@@ -146,9 +148,6 @@ def prepare(space: SearchSpace, ctx: Context, training: str) -> Prepared:
         training: same, bounded or any (space/training.py).
     """
     baseline = baseline_params(space.knobs, ctx)
-    workers = [baseline_params(["workers"], ctx)["workers"]]
-    if "workers" in space.knobs:
-        workers += _sift("workers", space.knobs["workers"].values(), ctx, training)[0]
     domain: dict[str, tuple[Value, ...]] = {}
     frozen: dict[str, str] = {}
     for name, spec in space.knobs.items():
@@ -156,12 +155,13 @@ def prepare(space: SearchSpace, ctx: Context, training: str) -> Prepared:
             frozen[name] = reason
             continue
         values, dropped = _sift(name, spec.values(), ctx, training)
-        if name == "prefetch_factor":
-            if not any(workers):
-                frozen[name] = "there are no loader workers here"
+        if condition := KNOBS[name].condition:
+            acts = _acts(condition, space, ctx, training)
+            if True not in acts:
+                frozen[name] = condition.otherwise
                 continue
-            if 0 in workers:
-                values += [None, STOCK_PREFETCH]  # without workers; and what that is with workers
+            if False in acts:
+                values += [None, condition.stock]  # where it is inert; and what that is where it acts
         values = _distinct([baseline[name], *values])
         frozen |= {f"{name}={_spell_all(vs)}": reason for reason, vs in dropped.items()}
         if len(values) < 2:
@@ -173,6 +173,18 @@ def prepare(space: SearchSpace, ctx: Context, training: str) -> Prepared:
     start = {name: baseline[name] for name in domain}
     fresh = [s for i, s in enumerate(seeds) if s != start and s not in seeds[:i]]
     return Prepared(domain=domain, frozen=frozen, baseline=baseline, seeds=tuple(fresh))
+
+
+def _acts(condition: Condition, space: SearchSpace, ctx: Context, training: str) -> set[bool]:
+    """Does the knob act with some, all or no values that this space has for the knobs it depends on?"""
+    reach = []
+    for name in condition.knobs:
+        values = [baseline_params([name], ctx)[name]]
+        if name in space.knobs and not KNOBS[name].blocked(ctx):
+            values += _sift(name, space.knobs[name].values(), ctx, training)[0]
+        reach.append(_distinct(values))
+    combinations = itertools.product(*reach)
+    return {condition.acts(dict(zip(condition.knobs, c, strict=True)).__getitem__, ctx) for c in combinations}
 
 
 def _sift(

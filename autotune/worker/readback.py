@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from autotune.worker.patches import alloc_conf_in_effect, is_channels_last
+from autotune.worker.nccl import nccl_in_effect
+from autotune.worker.patches import compute, ddp, loader, loop
 from autotune.worker.ranks import ranks_in_effect
 
 
@@ -97,6 +98,7 @@ def job(trainer: Any) -> dict[str, Any]:
         "accumulate": trainer.accumulate,
         "nbs": args.nbs,
         "weight_decay": decays[0] if decays else 0.0,
+        "gradient_bytes": sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad),
         "mosaic_buffer": getattr(loader.dataset, "max_buffer_length", None),
         "torch": torch.__version__,
     }
@@ -104,7 +106,7 @@ def job(trainer: Any) -> dict[str, Any]:
 
 def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
     """Knob -> what is in effect at this moment, read from where it acts and not from what was asked."""
-    loader, dataset = trainer.train_loader, trainer.train_loader.dataset
+    batches, dataset = trainer.train_loader, trainer.train_loader.dataset
     model = trainer.model
     # Ultralytics calls torch.compile on the model: the compiled wrapper keeps the original as _orig_mod.
     compiled = hasattr(model, "_orig_mod") or hasattr(getattr(model, "module", None), "_orig_mod")
@@ -115,24 +117,32 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
             "ram" if getattr(dataset, "cache_ram", False) else "disk" if getattr(dataset, "cache_disk", False) else None
         )
     threads = os.environ.get("OMP_NUM_THREADS")
-    nccl = [os.environ.get(k) for k in ("NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD")]
     on_cuda = trainer.device.type == "cuda"
     return {
-        "batch_per_gpu": loader.batch_size or 0,
+        "batch_per_gpu": batches.batch_size or 0,
         "amp": {"fp16": True, "fp32": False}.get(amp, amp) if isinstance(amp, str) else bool(amp),
         "compile": (trainer.args.compile if isinstance(trainer.args.compile, str) else "default")
         if compiled
         else False,
-        "channels_last": is_channels_last(model),
-        "workers": loader.num_workers,
+        "channels_last": compute.is_channels_last(model),
+        "workers": batches.num_workers,
         "cache": cache or False,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "prefetch_factor": loader.prefetch_factor if loader.num_workers else None,
+        "prefetch_factor": batches.prefetch_factor if batches.num_workers else None,
+        "pin_memory": batches.pin_memory,
+        "val_workers": loader.val_workers_in_effect(trainer),
         "torch_threads": torch.get_num_threads(),
         "omp_num_threads": int(threads) if threads and threads.isdigit() else None,
-        "alloc_conf": alloc_conf_in_effect() if on_cuda else None,
-        "nccl_socket": "x".join(str(v) for v in nccl) if all(nccl) else None,
+        "alloc_conf": compute.alloc_conf_in_effect() if on_cuda else None,
+        "fp32_precision": compute.fp32_precision_in_effect(),
+        "activation_memory_budget": compute.activation_memory_budget_in_effect(compiled),
+        "fused_sgd": compute.fused_sgd_in_effect(trainer),
+        "log_every": loop.log_every_in_effect(trainer, int(os.environ.get("RANK", "0"))),
+        "stride_on_cpu": loop.stride_on_cpu_in_effect(trainer),
+        "gc_freeze": loop.gc_freeze_in_effect(),
+        "empty_cache": loop.empty_cache_in_effect(trainer),
+        **nccl_in_effect(os.environ),
         "optimizer": type(trainer.optimizer).__name__,
         "device": str(trainer.device),
         "device_name": torch.cuda.get_device_name(trainer.device) if on_cuda else None,
@@ -140,7 +150,7 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
         "mosaic_open": _mosaic_open(getattr(dataset, "transforms", None)),
         "epoch": trainer.epoch,
         "loss": _finite(trainer.loss),
-        **(ranks_in_effect(trainer) if n_ranks > 1 else {}),
+        **(ddp.ddp_in_effect(trainer) | ranks_in_effect(trainer) if n_ranks > 1 else {}),
     }
 
 

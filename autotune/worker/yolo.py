@@ -16,10 +16,11 @@ from ultralytics.utils import SETTINGS
 from autotune.contract import TrialSpec
 from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
-from autotune.worker.probes import load_only, replay
+from autotune.worker.probes import load_only, no_sync, replay
 from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
+from autotune.worker.sizes import measure_sizes
 from autotune.worker.timing import StepClock, stamp_of
 from autotune.worker.trace import trace
 
@@ -135,9 +136,10 @@ class SegmentMixin:
     def _on_batch_end(self) -> None:
         me: Any = self
         wait_s, step_s = self._clock.batch_end()
-        # Only rank 0's progress line waits for the device in each step, so only there this read finds the value ready;
-        # a NaN of another rank is in everybody's gradients, and so in rank 0's next loss.
-        if self.recorder.rank == 0 and me.loss is not None and not math.isfinite(float(me.loss.detach())):
+        # Only rank 0's progress line waits for the device, where it is due, so only then this read finds the value
+        # ready; a NaN of another rank is in everybody's gradients, and so in rank 0's next losses.
+        read = self.recorder.rank == 0 and me.loss is not None and me.loss_is_read()
+        if read and not math.isfinite(float(me.loss.detach())):
             raise FloatingPointError("the loss is NaN or infinite")
         over = self.recorder.step(
             wait_s=wait_s,
@@ -176,7 +178,7 @@ class Yolo:
         bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             bases = (*bases[:-1], RanksMixin, stock)
-        attrs = {"patches": spec.patches, "recorder": self.recorder}
+        attrs = {"patches": spec.patches, "recorder": self.recorder, "tolerant": not trial}
         cls = type(f"Tune{name}", bases, attrs)
         self.trainer = cls(overrides=dict(spec.train_args))
         if not trial:
@@ -186,10 +188,16 @@ class Yolo:
     def train(self, recorder: Recorder) -> None:
         """Train until the segment is over (trial) or to the end (role train)."""
         if recorder.spec.probe == "data":
-            load_only(self.trainer, recorder)
+            with self.trainer.patched():
+                load_only(self.trainer, recorder)
+            return
+        if recorder.spec.probe == "sizes":
+            measure_sizes(self.trainer, recorder)
             return
         if recorder.spec.probe == "compute":
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
+        if recorder.spec.probe == "no_sync":
+            self.trainer.add_callback("on_train_start", no_sync)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:
@@ -216,7 +224,7 @@ class _Asked:
         self.done = False
 
     def __call__(self, trainer: Any) -> None:
-        if self.done:
+        if self.done or int(os.environ.get("RANK", "0")) > 0:
             return
         self.done = True
         real = effective(trainer, self.spec.n_ranks)

@@ -67,7 +67,7 @@ class FakeSpace:
         self.seeds, self.train_args = tuple(seeds), dict(train_args or {})
         self.calls = []
 
-    def prepare(self, effective, n_images, train_args=None):
+    def prepare(self, effective, n_images, train_args=None, transport=None):
         self.calls.append((dict(effective), n_images, train_args))
         if train_args is not None:
             self.train_args = dict(train_args)

@@ -142,12 +142,12 @@ def test_yaml_1_1_traps(tmp_path):
 def test_unknown_name():
     with pytest.raises(InputError, match="did you mean 'quick'") as e:
         load_space("quik")
-    assert e.value.hint == "spaces: cpu, default, full, loader, quick"
+    assert e.value.hint == "spaces: cpu, ddp, default, full, loader, quick"
 
 
 def test_the_spaces_that_come_with_autotune(context):
     docs = list_spaces()
-    assert set(docs) == {"quick", "default", "full", "loader", "cpu"}
+    assert set(docs) == {"quick", "default", "full", "loader", "cpu", "ddp"}
     assert all(docs.values())
     for name in docs:
         space = load_space(name)
@@ -161,7 +161,7 @@ def test_the_spaces_that_come_with_autotune(context):
     assert len(load_space("quick").knobs) == 5
 
 
-@pytest.mark.parametrize("name", ["quick", "default", "full", "loader", "cpu"])
+@pytest.mark.parametrize("name", ["quick", "default", "full", "loader", "cpu", "ddp"])
 def test_dump_and_load(name, tmp_path):
     space = load_space(name)
     again = load_space(str(_write(tmp_path, dump_space(space))))
@@ -217,6 +217,7 @@ def test_frozen_says_why(context):
         "workers=7..16": "Ultralytics caps workers here at 6",
         "cache=ram": "needs 11.4 GiB of memory, 1.0 GiB there",
         "nccl_socket": "one rank: there is no NCCL traffic",
+        "nccl_p2p_level": "one rank: there is no NCCL traffic",
     }
     assert done.domain["workers"] == (1, 2, 3, 4, 5, 6)
     assert done.domain["cache"] == (False, "disk")
@@ -264,15 +265,16 @@ def test_prefetch_without_any_worker_is_not_sampled(context):
     assert prepare(_space(prefetch_factor=[2, 8]), context("cuda"), "same").domain == {"prefetch_factor": (2, 4, 8)}
 
 
+@pytest.mark.parametrize("n_ranks", [1, 2])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_domain_is_closed_under_canonical(device, context):
+def test_domain_is_closed_under_canonical(device, n_ranks, context):
     """What a combination comes down to can itself be sampled: a study can be told of it."""
-    ctx = context(device, n_cores=2, n_images=1280, image_hw=(480, 640))
-    for name in ("quick", "default", "cpu", "loader"):
+    ctx = context(device, n_cores=2, n_images=1280, image_hw=(480, 640), n_ranks=n_ranks)
+    for name in ("quick", "default", "cpu", "loader", "ddp"):
         done = prepare(load_space(name), ctx, "same")
         assert all(len(v) >= 2 for v in done.domain.values())
         assert all(done.baseline[k] in v for k, v in done.domain.items())
-        for values in itertools.islice(itertools.product(*done.domain.values()), 0, None, 7):
+        for values in itertools.islice(itertools.product(*done.domain.values()), 0, 7 * 2000, 7):
             whole = canonical(done.baseline | dict(zip(done.domain, values, strict=True)), ctx)
             assert all(whole[k] in v for k, v in done.domain.items())
             assert canonical(whole, ctx) == whole
