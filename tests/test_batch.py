@@ -52,7 +52,7 @@ def test_batch_refuses(args: list[str], said: list[str], tmp_path: Path, tiny: P
 def test_two_ranks_from_the_first_probe_to_the_proof(tmp_path: Path) -> None:
     data = demo_dataset(tmp_path / "set", n_train=96, n_val=4)
     small = run_trial(replace(spec(data, batch=8), n_ranks=2), TrialDir(tmp_path / "t"), started_s=0.0)
-    # Room for some ten images a rank more, whatever torch itself needs here; yolo11n takes 2 to 3 MiB each at 64 pixels.
+    # Room for some ten images more, whatever torch itself needs here: yolo11n takes 2 to 3 MiB each at 64 pixels.
     limit = round((max(small.peak_mem_bytes) + 30 * MIB) / (1 - HEADROOM_FRAC))
     job = [f"data={data}", "imgsz=64", "--ranks", "2", "--budget", "150s", "--out", tmp_path / "out"]
     answer = autotune("batch", *job, "--mem-limit", f"{limit}B")
