@@ -17,7 +17,7 @@ from autotune.contract import Outcome, Params, TrialResult
 from autotune.machine.memory import spell_size
 
 BATCH: Final = "batch_per_gpu"
-SHAPES: Final = ("amp", "compile", "channels_last", "cudnn_benchmark", "alloc_conf")
+SHAPES: Final = ("amp", "compile", "channels_last", "cudnn_benchmark", "alloc_conf", "activation_memory_budget")
 """Knobs that change what an image needs: no line is shared between two of their combinations."""
 ADDS: Final = ("workers", "prefetch_factor", "cache")
 """Knobs that only add memory of the host, whatever the batch: a worker more, images kept in RAM. A combination without

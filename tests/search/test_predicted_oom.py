@@ -36,8 +36,8 @@ def run(folder, *, has_bytes=3 * 1024 * MIB, limit=True, batch=4, strategy="tpe"
 class Wide(FakeSpace):
     """Batches far above the baseline's stay in the domain."""
 
-    def prepare(self, effective, n_images, train_args=None):
-        prepared = super().prepare(effective, n_images, train_args)
+    def prepare(self, *args, **kwargs):
+        prepared = super().prepare(*args, **kwargs)
         prepared.domain["batch_per_gpu"] = self.domain["batch_per_gpu"]
         return prepared
 
