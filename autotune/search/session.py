@@ -252,10 +252,8 @@ class Session:
         def watch(live: Live) -> str | None:
             took_s = sum(live.steps.step_s)
             rate = sum(live.steps.images) / took_s if took_s else None
-            progress = TrialProgress(
-                t_s=self.t_s, number=number, phase=live.phase, n_steps=live.n_steps, images_per_s=rate
-            )
-            self.emit(progress)
+            now = TrialProgress(t_s=self.t_s, number=number, phase=live.phase, n_steps=live.n_steps, images_per_s=rate)
+            self.emit(now)
             return racing.hopeless(live.steps, best, by_job=by_job)
 
         return watch

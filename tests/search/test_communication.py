@@ -43,7 +43,7 @@ class Ranks(FakeTrainer):
         self.log = log
 
     def __call__(self, spec, directory, *, started_s, watch=None):
-        self.rate = lambda params: rate_of(params) * self.factor[spec.probe]
+        self.rate = lambda params: rate_of(params) * self.factor.get(spec.probe, 1.0)
         write_json(directory.spec, spec)
         directory.log.write_text(self.log if spec.env.get("NCCL_DEBUG") == "INFO" else "")
         result = super().__call__(spec, directory, started_s=started_s, watch=watch)
