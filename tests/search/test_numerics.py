@@ -182,6 +182,12 @@ def test_only_steps_on_the_same_batches_are_compared():
     assert "other batches" in early.sentence
 
 
+def test_seeds_that_change_nothing_tell_nothing():
+    same = [losses(n, [10] * 40) for n in (0, 2, 3)]
+    assert compare({}, [same[0], losses(1, [10.01] * 40), *same[1:]]).within is None
+    assert compare({}, [same[0], losses(1, [10] * 40), *same[1:]]).within is True
+
+
 def test_the_first_half_does_not_count():
     own, seeds = losses(0, [10] * 20), [losses(2, [10.1] * 20), losses(3, [9.9] * 20)]
     assert compare({}, [own, losses(1, [50] * 10 + [10] * 10), *seeds]).within is True
