@@ -78,6 +78,8 @@ def weigh(question: Question, folder: Path) -> Sizes:
         "device": "cpu",
         "cache": False,
         "compile": False,
+        "amp": False,
+        "multi_scale": 0.0,
         "plots": False,
         "save_dir": "yolo",
         "exist_ok": True,

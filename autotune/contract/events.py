@@ -24,7 +24,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseStarted:
-    """setup, baseline, probes, search, finalists, report."""
+    """setup, baseline, probes, search, finalists, numerics, report."""
 
     t_s: float
     phase: str

@@ -13,8 +13,6 @@ ALLOWANCE_BYTES: Final = 700 << 20
 """Kept free: a CUDA context takes 300 to 700 MiB (KNOBS 7), and the libraries of a CPU process about as much."""
 MICRO_BATCHES: Final = 8
 """Of a pipeline whose idle time is told as an example; more of them idle less and hold no less memory (GPipe)."""
-
-
 BUDGET: Final = "try the knob activation_memory_budget (0.5 to 0.9) with compile: it recomputes what is cheap"
 
 
@@ -65,7 +63,7 @@ def model_parallel(subject: Subject) -> Finding:
     (s + a) / p for one image when it is cut evenly.
     """
     job = subject.job
-    n = max(job.n_ranks, 2)
+    n, alone = max(job.n_ranks, 2), " (the job has one: nothing to spread over)" if job.n_ranks == 1 else ""
     state, image = job.sizes.state_bytes, job.sizes.activations_bytes / (2 if job.half else 1)
     room = job.mem_bytes - ALLOWANCE_BYTES
     freed = state * (n - 1) / n
@@ -74,12 +72,14 @@ def model_parallel(subject: Subject) -> Finding:
         _measured(job, state, image),
         f"beside the state {_images(fits)} fit into {size(job.mem_bytes)} ({job.mem_of}; {size(ALLOWANCE_BYTES)} kept "
         f"free), and the job asks for {job.batch_per_gpu} a rank",
-        f"sharding over {n} ranks would free {size(freed)} on each: room for {_few(freed / image)} images more",
+        f"sharding over {n} ranks{alone} would free {size(freed)} on each: room for {_few(freed / image)} images more",
         f"a pipeline of {n} stages idles {(n - 1) / (MICRO_BATCHES + n - 1):.0%} of the time with {MICRO_BATCHES} "
         "micro-batches, before any transfer",
     )
     if fits >= job.batch_per_gpu:
-        says = "not useful: the job fits on every rank as it is, and plain data parallel is faster"
+        says = (
+            "not useful: the job fits on every rank as it is, and plain data parallel neither gathers weights nor idles"
+        )
         return Finding(verdict="ok", says=says, evidence=evidence, remedy=f"for more than {fits} a rank: {BUDGET}")
     if fits >= 1 and fits_sharded < job.batch_per_gpu:
         says = f"not useful: the batch does not fit, and sharding would add {_images(fits_sharded - fits)} to {fits}"

@@ -124,6 +124,9 @@ def compare(changes: Params, ran: Sequence[TrialResult]) -> Numerics:
     means = [fmean(r.losses[n // 2 : n]) for r in (own, *others)]
     difference = fmean(changed.losses[n // 2 : n]) / means[0] - 1
     spread = (max(means) - min(means)) / means[0]
+    if difference and not spread:  # a model that starts trained, in an Ultralytics whose loader ignores the seed
+        sentence = f"the loss with {what} was not checked: with another seed the baseline's is the same"
+        return Numerics(within=None, sentence=sentence, changes=changes, numbers=numbers, n_steps=n)
     within = abs(difference) <= spread
     told = f"over the last {n - n // 2} of {n} steps on the same batches the loss with {what}"
     size, own_spread = _percent(abs(difference)), f"{_percent(spread)} over {len(means)} seeds"

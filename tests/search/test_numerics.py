@@ -1,14 +1,23 @@
 """Is the loss of the winner's rounding compared with the baseline's, when, and what may that never touch?"""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from search_world import BASELINE, FakeClock, FakeSpace, FakeTrainer, make_info, make_plan, rate_of
 
 from autotune.contract import Outcome, RankRecord, Summary, TrialResult, from_dict, read_json, to_dict
+from autotune.run.trial import run_trial
+from autotune.search.baseline import measure_baseline
 from autotune.search.controller import search
-from autotune.search.numerics import MOST_OF_BUDGET, compare, rounding_changes
+from autotune.search.numerics import MOST_OF_BUDGET, check, compare, rounding_changes
+from autotune.search.resume import open_study
+from autotune.search.session import Session
+from tests.run import trials
+
+MODEL = str(Path(__file__).parents[1] / "models" / "tiny-detect.yaml")
 
 
 class LossTrainer(FakeTrainer):
@@ -173,6 +182,12 @@ def test_only_steps_on_the_same_batches_are_compared():
     assert "other batches" in early.sentence
 
 
+def test_seeds_that_change_nothing_tell_nothing():
+    same = [losses(n, [10] * 40) for n in (0, 2, 3)]
+    assert compare({}, [same[0], losses(1, [10.01] * 40), *same[1:]]).within is None
+    assert compare({}, [same[0], losses(1, [10] * 40), *same[1:]]).within is True
+
+
 def test_the_first_half_does_not_count():
     own, seeds = losses(0, [10] * 20), [losses(2, [10.1] * 20), losses(3, [9.9] * 20)]
     assert compare({}, [own, losses(1, [50] * 10 + [10] * 10), *seeds]).within is True
@@ -187,3 +202,22 @@ def test_files_of_an_older_autotune_are_still_read():
     del record["sizes"]
     assert from_dict(TrialResult, result) == replace(losses(0, [1.0]), losses=(), batch_ids=())
     assert from_dict(RankRecord, record).losses == []
+
+
+@pytest.mark.slow
+def test_real_trainings_are_compared(tmp_path, tiny):
+    args = {**trials.spec(tiny, model=MODEL).train_args, "workers": 0, "cache": False}
+    info = make_info(simulated=False, backend="yolo", budget_s=3000.0, train_args=args)
+    space = FakeSpace(domain={"channels_last": (False, True)})
+    plan = make_plan(tmp_path / "run", time.monotonic, budget_s=3000.0, info=info, space=space)
+    plan = replace(plan, data_for=lambda _: str(tiny), trial_args={}, segment=trials.SHORT)
+    plan.run_dir.trials.mkdir()
+    session = Session(plan, run_trial, (), open_study(plan)[0])
+    measure_baseline(session)
+    found = check(session, {**session.proposals.baseline, "channels_last": True})
+    session.study.close()
+    assert found.changes == {"channels_last": True}
+    assert found.n_steps == 50, "the same batches to the end"
+    assert found.within is True, found.sentence
+    assert 0 < found.spread_frac < 0.5
+    assert abs(found.difference_frac) < found.spread_frac
