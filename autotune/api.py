@@ -78,33 +78,41 @@ class Run:
 def tune(
     *,
     gpus: int | str | None = None,
+    ranks: int | None = None,
+    force: bool = False,
     budget: str = "30m",
     space: str | None = None,
     objective: str = "job_time",
     strategy: str = "tpe",
     training: str = "same",
+    mem_limit: str | None = None,
     seed: int = 0,
     name: str | None = None,
     out: str | Path = "results",
     resume: str | Path | None = None,
     dry_run: bool = False,
+    assume_transport: str | None = None,
     **yolo: Any,
 ) -> Run:
     """Search, prove, export, report; blocks until done. Ctrl-C returns the run so far.
 
     Args:
-        gpus: how many, which ("0"), or "all"; None: one, or the CPU.
+        gpus: how many (4), which ("0,2"), or "all"; None: one, or the CPU.
+        ranks: on the CPU, with gloo; None: one.
+        force: measure on a GPU that another process uses.
         budget: "90s", "30m", "2h", from the call to the report.
         space: name or file of a search space.
         objective: "job_time" or "images_per_s".
         strategy: "tpe", "random" or "gp".
         training: "same", "bounded" or "any".
+        mem_limit: memory of one rank, such as "3GiB"; None: what the machine has.
         seed: of the sampler and of the order of finalists.
         name: label of the run folder.
         out: folder for run folders.
         resume: go on with this run folder, for `budget` more; what is given beside the two must agree with it, and an
             argument that has its default here counts as not given.
         dry_run: simulate.
+        assume_transport: "socket", "ib", "shm" or "p2p": search NCCL's settings of it, whatever NCCL's log says.
         **yolo: YOLO's own arguments: model, data, epochs, imgsz, batch, ...
 
     Raises:
@@ -119,19 +127,23 @@ def tune(
     request = Request(
         user_args=yolo,
         gpus=None if gpus is None else str(gpus),
+        ranks=ranks,
+        force=force,
         budget=budget,
         space=space,
         objective=objective,
         strategy=strategy,
         training=training,
+        mem_limit=mem_limit,
         seed=seed,
         name=name,
         out=str(out),
         resume=None if resume is None else str(resume),
         dry_run=dry_run,
+        assume_transport=assume_transport,
         command="autotune.tune(...)" if resume is None else f"autotune.tune(resume={str(resume)!r}, ...)",
     )
-    names = ("objective", "strategy", "training", "seed", "out", "dry_run")
+    names = ("objective", "strategy", "training", "seed", "out", "dry_run", "assume_transport")
     request = replace(request, given=frozenset(n for n in names if getattr(request, n) != getattr(Request(), n)))
     view = make_view(Console(), mode="auto", objective=objective)
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -31,13 +31,15 @@ from autotune.contract import (
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
+from autotune.machine.nccl import kept_note
 from autotune.port import SpacePort
-from autotune.question import Question, Request, understand
+from autotune.question import TRIAL_ARGS, Question, Request, understand
 from autotune.run.dataset import DatasetView, decode_rate
 from autotune.run.leftover import kill_leftovers, sweep_files
-from autotune.run.lock import lock_devices, lock_run
+from autotune.run.lock import lock_devices, lock_run, refuse_if_used
 from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
+from autotune.run.transport import logging_env
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
@@ -47,15 +49,6 @@ from autotune.search.plan import Plan, RunTrial
 from autotune.simulation import Simulation, simulated
 from autotune.space.space import dump_space
 
-TRIAL_ARGS: Final[dict[str, Any]] = {
-    # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
-    "plots": False,
-    "val": False,
-    "save": False,
-    "warmup_epochs": 0,
-    "save_dir": "yolo",
-    "exist_ok": True,
-}
 READING_FRAC: Final = 0.05
 """Of the budget, at most, for reading the dataset once before the first trial."""
 REPORT_S: Final = 8.0
@@ -97,10 +90,14 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
 def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
     """A new run folder; the device and the folder are ours until the stack ends."""
     question = understand(request, observers)
+    n_ranks = question.ctx.n_ranks
     budget = Budget(question.budget_s, started=question.began)
     budget.book("setup", budget.elapsed_s())
-    sign = None if request.dry_run else stack.enter_context(lock_devices(question.gpus))
-    folder = make_folder(question.out, request.name or label(*question.title, question.machine, question.device))
+    sign = None
+    if not request.dry_run:
+        sign = stack.enter_context(lock_devices(question.gpus))
+        refuse_if_used(question.gpus, force=request.force)
+    folder = make_folder(question.out, request.name or label(*question.title, question.machine, question.gpus, n_ranks))
     stack.enter_context(lock_run(folder))
     if sign:
         sign(folder)
@@ -123,6 +120,7 @@ def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
     resume.check(question, run, past)
     if not asked.dry_run:
         stack.enter_context(lock_devices(question.gpus))(run.run_dir.path)
+        refuse_if_used(question.gpus, force=request.force)
     budget = Budget(past.elapsed_s + question.budget_s, started=question.began - past.elapsed_s)
     for purpose, seconds in past.ledger_s.items():
         budget.book(purpose, seconds)
@@ -217,9 +215,13 @@ def _info(question: Question, name: str) -> RunInfo:
         task=question.task,
         device=question.device,
         gpus=question.gpus,
+        n_ranks=question.ctx.n_ranks,
+        mem_limit_bytes=question.memory.of_trial,
         train_args=question.job,
         n_images=question.ctx.n_images,
         user_args=question.user,
+        assume_transport=request.assume_transport,
+        nccl_set=question.nccl_set,
         versions=question.machine.versions,
         git=git_state(),
     )
@@ -233,13 +235,15 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
         space=SpacePort(question.space, question.ctx, question.request.training),
         budget=job.budget,
         data_for=data_for,
-        # CUDA_VISIBLE_DEVICES narrows a trial to its GPU, which is then number 0.
-        trial_args={**TRIAL_ARGS, "device": "cpu" if question.device == "cpu" else "0"},
+        # CUDA_VISIBLE_DEVICES narrows a trial to its GPUs, which are then numbers 0 to n-1.
+        trial_args={**TRIAL_ARGS, "device": ",".join(map(str, range(len(question.gpus)))) or "cpu"},
+        baseline_env=logging_env(question.ctx.n_ranks, question.ctx.device, question.nccl_set),
         segment=question.segment,
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
         report_s=REPORT_S,
-        notes=_page_cache_notes(job) if question.has_data and not question.request.dry_run else (),
+        notes=(*question.notes, *kept_note(question.nccl_set), *_page_cache_notes(job)),
+        memory=question.memory,
         past=job.past,
     )
     return simulated(plan) if question.request.dry_run else plan
@@ -248,6 +252,8 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
 def _page_cache_notes(job: _Job) -> tuple[str, ...]:
     """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
     question = job.question
+    if not question.has_data or question.request.dry_run:
+        return ()
     with job.budget.spend("setup"):
         read = warm_page_cache(
             question.job["data"],

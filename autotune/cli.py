@@ -25,13 +25,21 @@ _BEGAN: dict[str, float] = {}
 Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="YOLO's own arguments.")]
 
 
+MemLimit = Annotated[
+    str | None,
+    typer.Option(help="Memory of one rank, such as 3GiB: what would need more is not tried, what does is ended."),
+]
+
+
 @app.command()
 def search(
     ctx: typer.Context,
     pairs: Pairs = None,
     gpus: Annotated[
-        str | None, typer.Option(help="How many GPUs (1), which (0), or all. Without: one, or the CPU.")
+        str | None, typer.Option(help="How many GPUs (4), which (0,2), or all. Without: one, or the CPU.")
     ] = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks on the CPU (gloo); a GPU is a rank anyway.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure on a GPU that another process uses.")] = False,
     budget: Annotated[str, typer.Option(help="90s, 30m, 2h, 1h30m: everything from Enter to report.")] = "30m",
     space: Annotated[str | None, typer.Option(help="Name or file of a search space; see `autotune spaces`.")] = None,
     objective: Annotated[str, typer.Option(help="job_time or images_per_s.")] = "job_time",
@@ -39,11 +47,16 @@ def search(
     training: Annotated[
         str, typer.Option(help="same, bounded or any: how far the batch may change the training.")
     ] = "same",
+    mem_limit: MemLimit = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler and of the order of finalists.")] = 0,
     name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
     resume: Annotated[str | None, typer.Option(help="Go on with this run folder, for --budget more.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Simulate: no training, a formula answers.")] = False,
+    assume_transport: Annotated[
+        str | None,
+        typer.Option(help="socket, ib, shm or p2p: search NCCL's settings of it, whatever NCCL's log says."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what the controller does.")] = False,
@@ -60,6 +73,8 @@ def search(
     request = Request(
         pairs=pairs or (),
         gpus=gpus,
+        ranks=ranks,
+        force=force,
         budget=budget,
         space=space,
         objective=objective,
@@ -68,9 +83,11 @@ def search(
         name=name,
         out=out,
         training=training,
+        mem_limit=mem_limit,
         resume=resume,
         given=_typed(ctx),
         dry_run=dry_run,
+        assume_transport=assume_transport,
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )
@@ -78,6 +95,27 @@ def search(
     with contextlib.closing(view):
         _, code = run(request, [view])
     return code
+
+
+@app.command()
+def batch(
+    pairs: Pairs = None,
+    gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Processes that train together on the CPU; without: one.")] = None,
+    mem_limit: MemLimit = None,
+    budget: Annotated[str, typer.Option(help="90s, 5m, ...: everything from Enter to the answer.")] = "5m",
+    name: Annotated[str | None, typer.Option(help="Label of the folder.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for result folders.")] = "results",
+) -> int:
+    """Find the largest batch that is safe and the one that is fastest, on one GPU or on several."""
+    from autotune.batch import find_batch
+    from autotune.question import Request
+
+    request = Request(
+        pairs=pairs or (), gpus=gpus, mem_limit=mem_limit, budget=budget, name=name, out=out, began=_BEGAN.get("s")
+    )
+    _, answer = find_batch(request, ranks, lambda line: print(line, flush=True))
+    return EXIT_OK if answer.fastest else EXIT_NO_TRIAL
 
 
 @app.command()
@@ -132,12 +170,38 @@ def trial(
 def train(
     run: Annotated[str, typer.Argument(help="A run folder, its best/ folder, or winner.json.")],
     pairs: Pairs = None,
+    nnodes: Annotated[int, typer.Option(help="Machines that train together; the command runs on each.")] = 1,
+    node_rank: Annotated[int, typer.Option(help="This machine's number among them, from 0.")] = 0,
+    rdzv_endpoint: Annotated[str | None, typer.Option(help="host:port of machine 0, where they meet.")] = None,
 ) -> int:
     """Train the winner in full, with the settings that `yolo train` cannot express; key=value wins over the file."""
+    from autotune.rerun import nodes
     from autotune.rerun import train as run_train
     from autotune.space.yolo_args import parse_pairs
 
-    return run_train(run, parse_pairs(pairs or [], full_training=True))
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    place = nodes(nnodes, node_rank, rdzv_endpoint)
+    return run_train(run, parse_pairs(pairs or [], full_training=True), place)
+
+
+@app.command()
+def doctor(
+    pairs: Pairs = None,
+    gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="How many ranks the job would have; without: one a GPU.")] = None,
+    gpu_mem: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 24GiB, for another machine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Examine this machine and this job: verdicts, the figures behind them, remedies. Exit code 3 when one fails."""
+    import json
+
+    from autotune import doctor as room
+    from autotune.errors import EXIT_ENVIRONMENT
+    from autotune.question import Request
+
+    findings = room.doctor(Request(pairs=pairs or (), gpus=gpus), ranks=ranks, gpu_mem=gpu_mem)
+    print(json.dumps(room.as_json(findings), indent=1) if as_json else "\n".join(room.as_lines(findings)))
+    return EXIT_ENVIRONMENT if any(f.verdict == "fail" for f in findings.values()) else EXIT_OK
 
 
 @app.command()
@@ -145,12 +209,13 @@ def spaces(
     name: Annotated[str | None, typer.Argument(help="Show this one (a name or a file) on this machine.")] = None,
     pairs: Pairs = None,
     gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="As in search.")] = None,
     training: Annotated[str, typer.Option(help="As in search.")] = "same",
 ) -> int:
     """List the search spaces, or say what of one would be tried here, and why the rest would not."""
     from autotune.listing import describe_space, list_all_spaces
 
-    print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training)))
+    print("\n".join(list_all_spaces() if name is None else describe_space(name, pairs or [], gpus, training, ranks)))
     return EXIT_OK
 
 

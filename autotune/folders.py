@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import autotune
@@ -15,11 +16,12 @@ from autotune.contract import Machine, RunDir, RunInfo, read_json
 from autotune.errors import InputError
 
 
-def label(model: str, data: str, machine: Machine, device: str) -> str:
+def label(model: str, data: str, machine: Machine, gpus: Sequence[str], n_ranks: int) -> str:
     """What a run folder is called after its date: model, dataset, machine."""
     path = Path(data)
     stem = path.parent.name if path.stem == "data" else path.stem
-    where = "cpu" if device == "cpu" else re.sub(r"[^A-Za-z0-9]+", "", machine.gpus[0].name)
+    names = [g.name for g in machine.gpus if g.uuid in gpus] or ["cpu"]
+    where = f"{n_ranks}x" * (n_ranks > 1) + re.sub(r"[^A-Za-z0-9]+", "", names[0])
     return f"{Path(model).stem}_{stem}_{where}"
 
 

@@ -9,6 +9,7 @@ from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.space.context import Context
 from autotune.space.knobs import KNOBS
 from autotune.space.legal import spell
+from autotune.space.ranks import check_batch, count_ranks
 from autotune.space.space import list_spaces, load_space, prepare
 from autotune.space.yolo_args import job_args, parse_pairs
 
@@ -20,7 +21,9 @@ def list_all_spaces() -> list[str]:
     return [*spaces, "", "knobs:", *knobs]
 
 
-def describe_space(name: str, pairs: Sequence[str], gpus: str | None, training: str) -> list[str]:
+def describe_space(
+    name: str, pairs: Sequence[str], gpus: str | None, training: str, ranks: int | None = None
+) -> list[str]:
     """What of a space would be tried for this job on this machine, and why the rest would not.
 
     Raises:
@@ -28,19 +31,23 @@ def describe_space(name: str, pairs: Sequence[str], gpus: str | None, training: 
     """
     user = parse_pairs(list(pairs))
     machine = read_machine()
-    device, _ = resolve_gpus(gpus, user.get("device"), machine)
+    device, uuids = resolve_gpus(gpus, user.get("device"), machine)
+    n_ranks = count_ranks(ranks, uuids, machine)
+    args = job_args({**user, "device": device})
+    check_batch(n_ranks, args, user)
     space = load_space(name)
     ctx = Context(
         machine=machine,
         task=str(user.get("task") or "detect"),
         device="cpu" if device == "cpu" else "cuda",
-        n_ranks=1,
+        n_ranks=n_ranks,
         n_visible_gpus=len(visible(machine, os.environ)),
-        train_args=job_args({**user, "device": device}),
+        train_args=args,
         effective={},
     )
     prepared = prepare(space, ctx, training)
-    lines = [f"{space.name}: {space.doc}", f"on {describe(machine)}, --training {training}:"]
+    where = describe(machine, uuids) + f", {n_ranks} ranks" * (n_ranks > 1)
+    lines = [f"{space.name}: {space.doc}", f"on {where}, --training {training}:"]
     for knob, values in prepared.domain.items():
         shown = ", ".join(spell(v) + (" (yours)" if v == prepared.baseline.get(knob) else "") for v in values)
         lines.append(f"  {knob}: {shown}   [{KNOBS[knob].doc}]")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.contract import Params
+from autotune.contract import Params, Transport
+from autotune.run.transport import kinds
 from autotune.space.config import Applied, canonical, materialise
 from autotune.space.context import Context
 from autotune.space.space import Prepared, SearchSpace, prepare
@@ -23,7 +24,11 @@ class SpacePort:
     prepared: Prepared | None = None
 
     def prepare(
-        self, effective: Mapping[str, Any], n_images: int | None, train_args: Mapping[str, Any] | None = None
+        self,
+        effective: Mapping[str, Any],
+        n_images: int | None,
+        train_args: Mapping[str, Any] | None = None,
+        transport: Transport | None = None,
     ) -> Prepared:
         """Domain and baseline, now that the baseline's effective values are known (or before, with none)."""
         changes: dict[str, Any] = {"effective": dict(effective)}
@@ -31,6 +36,8 @@ class SpacePort:
             changes["n_images"] = n_images
         if train_args is not None:
             changes["train_args"] = {**self.ctx.train_args, **train_args}
+        if transport is not None:
+            changes["transports"] = kinds(transport, self.ctx.transports or ())
         self.ctx = replace(self.ctx, **changes)
         self.prepared = prepare(self.space, self.ctx, self.training)
         return self.prepared

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,18 +16,33 @@ from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSetti
 from autotune.errors import InputError
 from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
+from autotune.machine.memory import MemoryLimit, memory_limit
+from autotune.machine.nccl import nccl_files, nccl_set
 from autotune.run.dataset import inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
+from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
 from autotune.search.samplers import check_strategy
 from autotune.space.context import Context, workers_cap
+from autotune.space.ranks import check_batch, count_ranks
 from autotune.space.space import SearchSpace, load_space
 from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_of
 
 DEMO_IMGSZ_CPU: Final = 128
 DEFAULT_MODEL: Final = "yolo11n.yaml"
-SIMULATED_GPU: Final = Gpu(index=0, uuid="GPU-simulated", name="simulated GPU", mem_bytes=16 << 30)
+SIMULATED_BYTES: Final = 16 << 30
+MANY: Final = 4
+"""Simulated GPUs that `--gpus all` finds."""
+TRIAL_ARGS: Final[dict[str, Any]] = {
+    # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
+    "plots": False,
+    "val": False,
+    "save": False,
+    "warmup_epochs": 0,
+    "save_dir": "yolo",
+    "exist_ok": True,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +54,10 @@ class Request:
     user_args: Mapping[str, Any] | None = None
     """The same from Python, in place of `pairs`."""
     gpus: str | None = None
+    ranks: int | None = None
+    """On the CPU."""
+    force: bool = False
+    """Measure on a GPU that somebody else uses."""
     budget: str = "30m"
     space: str | None = None
     objective: str = "job_time"
@@ -47,7 +66,11 @@ class Request:
     name: str | None = None
     out: str = "results"
     training: str = "same"
+    mem_limit: str | None = None
+    """Of one rank, such as 3GiB."""
     dry_run: bool = False
+    assume_transport: str | None = None
+    """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
     given: frozenset[str] = frozenset()
@@ -81,13 +104,19 @@ class Question:
     """False for a dry run on the demo set, which needs no images."""
     headline: str
     segment: SegmentSettings
+    memory: MemoryLimit
+    notes: tuple[str, ...] = ()
+    """What the user should see beside the result."""
+    nccl_set: dict[str, str] = field(default_factory=dict)
+    """What the user has set of NCCL: variable -> `value (where)`; empty where NCCL has nothing to do."""
 
 
-def understand(request: Request, observers: Sequence[Observer] = ()) -> Question:
+def understand(request: Request, observers: Sequence[Observer] = (), *, any_batch: bool = False) -> Question:
     """Check everything that can be wrong, before a folder or a process is made.
 
     Args:
         request: what was typed.
+        any_batch: the batch is not the user's: it need not divide.
         observers: told when the demo set has to be drawn, which takes some seconds.
 
     Raises:
@@ -99,12 +128,17 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
     check_objective(request.objective)
     if request.training not in ("same", "bounded", "any"):
         raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
+    assumed = _assumed(request.assume_transport)
     user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
-    job_args(user)
+    args = job_args(user)
     machine = read_machine()
     if request.dry_run and not machine.gpus and request.gpus:
-        machine = replace(machine, gpus=(SIMULATED_GPU,))
+        machine = replace(machine, gpus=_simulated(request.gpus))
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
+    n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
+    if not any_batch:
+        check_batch(n_ranks, args, user)
+    memory = memory_limit(machine, gpus, n_ranks, request.mem_limit)
     space = load_space(request.space or ("cpu" if device == "cpu" else "default"))
     model = resolve_model(str(user.get("model") or DEFAULT_MODEL))
     task = task_of(user, model)
@@ -128,7 +162,7 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         machine=machine,
         task=task,
         device="cpu" if device == "cpu" else "cuda",
-        n_ranks=1,
+        n_ranks=n_ranks,
         n_visible_gpus=len(visible(machine, os.environ)),
         train_args=job_args(job),
         n_images=dataset.n_train if dataset else None,
@@ -136,8 +170,15 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         free_ram_bytes=psutil.virtual_memory().available,
         free_disk_bytes=shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free,
         env=dict(os.environ),
+        transports=assumed,
+        nccl_files=nccl_files(os.environ),
         effective={},
     )
+    if assumed and ctx.n_ranks == 1:
+        raise InputError(
+            f"--assume-transport {request.assume_transport}: this job has one rank, nothing is transported",
+            "leave it out, or give several GPUs",
+        )
     if ctx.device == "cuda" and ctx.train_args["workers"] > workers_cap(ctx):
         # Ultralytics would cut them in the user's shell, but not in a trial, which sees one GPU only.
         job["workers"] = workers_cap(ctx)
@@ -157,9 +198,21 @@ def understand(request: Request, observers: Sequence[Observer] = ()) -> Question
         ctx=ctx,
         out=out,
         has_data=dataset is not None,
-        headline=_headline(request, user, job, space.name, machine),
+        headline=_headline(request, user, job, space.name, _where(machine, gpus, n_ranks)),
         segment=segment_settings(device, budget_s),
+        notes=_mixed(machine, gpus),
+        memory=memory,
+        nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
+
+
+def _assumed(name: str | None) -> frozenset[str] | None:
+    """--assume-transport in the words of run/transport.py."""
+    if name is None:
+        return None
+    if name not in ASSUMED:
+        raise InputError(f"--assume-transport {name} is not known", f"use one of {', '.join(ASSUMED)}")
+    return frozenset({ASSUMED[name]})
 
 
 def segment_settings(device: str, budget_s: float) -> SegmentSettings:
@@ -182,9 +235,31 @@ def segment_settings(device: str, budget_s: float) -> SegmentSettings:
     return SegmentSettings(measure_s=measure, measure_cap_s=40.0)
 
 
-def _headline(request: Request, user: Mapping[str, Any], job: Mapping[str, Any], space: str, machine: Machine) -> str:
+def _simulated(flag: str) -> tuple[Gpu, ...]:
+    """As many GPUs as this --gpus needs, on a machine that has none."""
+    indices = [int(i) for i in flag.split(",") if i.strip().isdecimal()]
+    n = max(indices) + 1 if "," in flag and indices else indices[0] if indices else MANY
+    return tuple(
+        Gpu(index=i, uuid=f"GPU-simulated-{i}", name="simulated GPU", mem_bytes=SIMULATED_BYTES) for i in range(n)
+    )
+
+
+def _mixed(machine: Machine, gpus: Sequence[str]) -> tuple[str, ...]:
+    """A warning when the ranks' GPUs are of several models."""
+    names = {g.name for g in machine.gpus if g.uuid in gpus}
+    if len(names) < 2:
+        return ()
+    return (f"the GPUs differ ({describe(machine, gpus)}): every step takes as long as the slowest of them",)
+
+
+def _where(machine: Machine, gpus: Sequence[str], n_ranks: int) -> str:
+    """What the training runs on."""
+    ranks = f", {n_ranks} ranks" if n_ranks > 1 and not gpus else ""
+    return f"{describe(machine, gpus)}{ranks}"
+
+
+def _headline(request: Request, user: Mapping[str, Any], job: Mapping[str, Any], space: str, where: str) -> str:
     """One line that says what is searched, and what was filled in because nothing was given."""
-    where = f"CPU, {machine.n_cores} cores" if job["device"] == "cpu" else describe(machine)
     model = Path(str(user.get("model") or DEFAULT_MODEL)).name
     said_model = "" if user.get("model") else " from scratch (no model= given)"
     data = Path(str(user["data"])).name if user.get("data") else "the built-in demo set (no data= given)"

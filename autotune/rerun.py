@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -10,8 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from autotune.contract import RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
+from autotune.contract import Nodes, RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
 from autotune.errors import InputError
+from autotune.machine.facts import read_machine, resolve_gpus
+from autotune.space.ranks import check_batch
+from autotune.space.yolo_args import yolo_defaults
+
+log = logging.getLogger(__name__)
 
 TRACE_STEPS: Final = 5
 """Steps of a trace: 10 to 50 MB before compression (KNOBS 6)."""
@@ -74,18 +80,37 @@ def find_winner(path: str) -> Path:
     raise InputError(f"no winner.json in {path}", "give a run folder, its best/ folder, or winner.json")
 
 
-def train(path: str, overrides: Mapping[str, Any]) -> int:
+def nodes(n_nodes: int, node_rank: int, rdzv_endpoint: str | None) -> Nodes | None:
+    """This machine's place among several, as typed; None: it trains alone.
+
+    Raises:
+        InputError: the three do not make a place.
+    """
+    if n_nodes == 1 and node_rank == 0 and rdzv_endpoint is None:
+        return None
+    if n_nodes < 1 or not 0 <= node_rank < n_nodes:
+        raise InputError(f"--node-rank {node_rank} of --nnodes {n_nodes}", "nodes are numbered 0 to nnodes-1")
+    host, _, port = (rdzv_endpoint or "").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        said = "--nnodes needs" if rdzv_endpoint is None else f"--rdzv-endpoint {rdzv_endpoint} is not"
+        raise InputError(f"{said} host:port of node 0", "the same on every node: --rdzv-endpoint 10.0.0.1:29500")
+    return Nodes(n_nodes=n_nodes, node_rank=node_rank, rdzv_endpoint=str(rdzv_endpoint))
+
+
+def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -> int:
     """Train the winner in full, with the mixin of the trials; ordinary Ultralytics results in the current folder.
 
     Args:
         path: see find_winner.
-        overrides: YOLO arguments that win over the file's; `resume` continues a checkpoint.
+        overrides: YOLO arguments that win over the file's; `resume` continues a checkpoint. Another `device` trains
+            on as many ranks as it names GPUs.
+        place: this machine's among several; each runs as many ranks.
 
     Returns:
         Exit status of the training.
 
     Raises:
-        InputError: no winner, or one of a simulated run.
+        InputError: no winner, or one of a simulated run; its GPUs are not here; its batch does not divide.
     """
     from autotune.run.launch import argv, environment
     from autotune.run.supervise import run_tree, start_cold
@@ -93,6 +118,20 @@ def train(path: str, overrides: Mapping[str, Any]) -> int:
     winner = read_json(find_winner(path), Winner)
     if winner.simulated:
         raise InputError(f"{path} comes from a simulated run (--dry-run)", "run the search without --dry-run first")
+    args = {**winner.train_args, **overrides}
+    gpus, n_ranks = _ranks(winner, args)
+    n_world = n_ranks * (place.n_nodes if place else 1)
+    batch = int(args.get("batch", yolo_defaults()["batch"]))
+    check_batch(n_world, {"batch": batch}, args)
+    if n_world != winner.n_ranks and "batch" not in overrides:
+        each, measured = batch // n_world, batch // winner.n_ranks
+        log.warning(
+            "%s ranks share batch=%s, %s each; %s each were measured (batch=%s keeps those, and is another training)",
+            *(n_world, batch, each, measured, measured * n_world),
+        )
+    if n_world > 1 and gpus:
+        # NCCL may bind rank i to visible GPU i whatever device= says (KNOBS 0.3): show it only the ones that count.
+        args["device"] = ",".join(map(str, range(n_ranks)))
     with tempfile.TemporaryDirectory(prefix="autotune-train-") as tmp:
         directory = TrialDir(Path(tmp))
         spec = TrialSpec(
@@ -102,10 +141,12 @@ def train(path: str, overrides: Mapping[str, Any]) -> int:
             task=winner.task,
             params=winner.params,
             changes={},
-            train_args={**winner.train_args, **overrides},
+            train_args=args,
             env=winner.env,
             patches=winner.patches,
-            n_ranks=winner.n_ranks,
+            gpus=gpus if n_world > 1 else (),
+            n_ranks=n_ranks,
+            nodes=place,
         )
         write_json(directory.spec, spec)
         tag = uuid.uuid4().hex
@@ -116,3 +157,11 @@ def train(path: str, overrides: Mapping[str, Any]) -> int:
             interrupt_s=FINISH_S,
         )
     return end.returncode
+
+
+def _ranks(winner: Winner, args: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """GPUs and ranks of a full training on this machine."""
+    device, gpus = resolve_gpus(None, args.get("device"), read_machine())
+    if device == "cpu":
+        return (), winner.n_ranks if str(winner.train_args.get("device")) == "cpu" else 1
+    return gpus, len(gpus)

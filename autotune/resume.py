@@ -11,8 +11,10 @@ from autotune.contract import Machine, RunDir, RunInfo, read_json
 from autotune.errors import InputError, MachineError
 from autotune.folders import run_folder, safe_name
 from autotune.machine.facts import differences
+from autotune.machine.memory import parse_size, spell_size
 from autotune.question import Question, Request
 from autotune.run.leftover import kill_leftovers, sweep_files
+from autotune.run.transport import kinds
 from autotune.search.past import Past, mend_journal, read_past
 from autotune.space.config import canonical
 from autotune.space.legal import same, spell
@@ -63,6 +65,7 @@ def as_asked(request: Request, run: Earlier) -> Request:
         "training": info.training,
         "seed": info.seed,
         "dry_run": info.simulated,
+        "assume_transport": info.assume_transport,
         "out": run.run_dir.path.parent,
     }
     for name, value in was.items():
@@ -70,6 +73,10 @@ def as_asked(request: Request, run: Earlier) -> Request:
         if name in given and now != value:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} differs: {run.run_dir.path.name} has {value}, now {now}", _HINT)
+    limit = info.mem_limit_bytes
+    if request.mem_limit and parse_size(request.mem_limit) != limit:
+        had = spell_size(limit) if limit else "none"
+        raise InputError(f"--mem-limit differs: {run.run_dir.path.name} has {had}, now {request.mem_limit}", _HINT)
     if request.name and safe_name(request.name) not in info.name:
         raise InputError(f"--name differs: this run is {info.name}", _HINT)
     if request.space and dump_space(load_space(request.space)) != dump_space(load_space(str(run.run_dir.space))):
@@ -79,7 +86,7 @@ def as_asked(request: Request, run: Earlier) -> Request:
     gpus = request.gpus
     if gpus is None and "device" not in today:
         if info.simulated and info.device != "cpu":
-            gpus = "1"  # a GPU that need not be there
+            gpus = info.device if info.n_ranks > 1 else "1"  # GPUs that need not be there
             user.pop("device", None)
         else:
             user["device"] = info.device
@@ -88,7 +95,9 @@ def as_asked(request: Request, run: Earlier) -> Request:
         pairs=(),
         user_args={**user, **today},
         gpus=gpus,
+        ranks=request.ranks or (info.n_ranks if info.device == "cpu" else None),
         space=str(run.run_dir.space),
+        mem_limit=f"{limit}B" if limit else None,
         **{**was, "out": str(was["out"])},
     )
 
@@ -106,6 +115,8 @@ def check(question: Question, run: Earlier, past: Past) -> None:
         raise MachineError(
             f"the machine differs from that of {name}: {what}", "its numbers cannot be compared with new ones"
         )
+    if question.ctx.n_ranks != info.n_ranks:
+        raise InputError(f"the ranks differ: {name} has {info.n_ranks}, now {question.ctx.n_ranks}", _HINT)
     was = {**info.train_args, "batch": info.user_args.get("batch", yolo_defaults()["batch"])}
     for key in sorted(was.keys() | question.job.keys()):
         then, now = was.get(key), question.job.get(key)
@@ -130,6 +141,7 @@ def _check_domain(question: Question, run: Earlier, past: Past) -> None:
         effective=dict(baseline.effective),
         n_images=baseline.job.get("n_images", question.ctx.n_images),
         train_args={**question.ctx.train_args, **{k: past.baseline_args[k] for k in halved}},
+        transports=kinds(info.transport, question.ctx.transports or ()),
     )
     prepared = prepare(question.space, ctx, info.training)
     for knob, values in info.domain.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,15 @@ def autotune(*args: str | Path) -> Said:
     out, err = io.StringIO(), io.StringIO()
     code = 0
     argv = ["autotune", *map(str, args)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with mock.patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main()
         except SystemExit as e:
             code = int(e.code or 0)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return Said(code, out.getvalue(), err.getvalue())
 
 

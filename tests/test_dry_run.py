@@ -148,7 +148,7 @@ def test_spaces() -> None:
 
 
 def test_the_list_of_verbs_and_flags_is_frozen() -> None:
-    verbs = ["search", "report", "export", "trial", "train", "spaces"]
+    verbs = ["search", "report", "export", "trial", "train", "batch", "spaces", "doctor"]
     lines = []
     for verb in verbs:
         said = autotune(verb, "--help")

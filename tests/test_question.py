@@ -9,6 +9,7 @@ import pytest
 
 import autotune.question as question
 from autotune.contract import Gpu
+from autotune.errors import InputError
 from autotune.question import Request, understand
 
 
@@ -27,3 +28,44 @@ def test_workers_are_those_of_the_users_shell(
     assert asked.ctx.train_args["workers"] == workers
     assert asked.job["workers"] == workers
     assert asked.user["workers"] == 8
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six H100 and two A100."""
+    names = ["H100"] * 6 + ["A100"] * 2
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name=name, mem_bytes=80 << 30) for i, name in enumerate(names))
+    machine = replace(question.read_machine(), n_cores_host=32, n_cores=32, gpus=gpus)
+    monkeypatch.setattr(question, "read_machine", lambda: machine)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("eight")
+def test_several_gpus(tmp_path: Path) -> None:
+    asked = understand(Request(gpus="4", dry_run=True, out=str(tmp_path)))
+    assert (asked.device, asked.ctx.n_ranks) == ("0,1,2,3", 4)
+    assert "on 4 x H100" in asked.headline
+    assert asked.notes == ()
+    assert asked.ctx.train_args["workers"] == 4, "32 cores over the eight GPUs that the user's shell sees"
+    asked = understand(Request(pairs=("device=6,7",), dry_run=True, out=str(tmp_path)))
+    assert (asked.gpus, asked.ctx.n_ranks) == (("GPU-6", "GPU-7"), 2)
+    assert "on 2 x A100" in asked.headline
+
+
+@pytest.mark.usefixtures("eight")
+def test_mixed_gpus_are_warned_of(tmp_path: Path) -> None:
+    (note,) = understand(Request(gpus="all", dry_run=True, out=str(tmp_path))).notes
+    assert "6 x H100 + 2 x A100" in note
+
+
+def test_ranks_on_the_cpu(tmp_path: Path) -> None:
+    asked = understand(Request(ranks=2, pairs=("device=cpu",), dry_run=True, out=str(tmp_path)))
+    assert (asked.device, asked.gpus, asked.ctx.n_ranks) == ("cpu", (), 2)
+    assert "2 ranks" in asked.headline
+
+
+def test_an_assumed_transport_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--assume-transport tcp is not known"):
+        understand(Request(assume_transport="tcp", dry_run=True, out=str(tmp_path)))
+    with pytest.raises(InputError, match="this job has one rank"):
+        understand(Request(assume_transport="socket", dry_run=True, out=str(tmp_path)))

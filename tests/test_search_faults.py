@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from autotune.contract import Outcome, Summary, read_json
 from tests.searching import World, end, finish, world
 
@@ -21,6 +23,7 @@ FAULTS = {
 DEADLINES = {"stall_s": 3.0, "stall_steps": 0.0, "grace_s": 1.0}
 
 
+@pytest.mark.slow
 def test_a_search_with_faults_in_it(world: World) -> None:
     first = world.search("--strategy", "random", budget_s=BUDGET_S, trials=6, faults=FAULTS, deadlines=DEADLINES)
     code, said = end(first, BUDGET_S + 30.0)

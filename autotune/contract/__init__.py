@@ -17,16 +17,19 @@ from autotune.contract.events import (
     TrialStarted,
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
-from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Verdict, Winner
+from autotune.contract.run import Finalist, Gpu, Machine, NotTried, RunInfo, Summary, Transport, Verdict, Winner
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
     JOB_TERMS,
     UNFELT,
+    UNTIMED,
     Deadlines,
+    Nodes,
     Probe,
     RankRecord,
     SegmentSettings,
+    Sizes,
     TrialResult,
     TrialSpec,
 )
@@ -40,12 +43,14 @@ __all__ = [
     "TRIALS_CSV_COLUMNS",
     "T_975",
     "UNFELT",
+    "UNTIMED",
     "WARM_ROLES",
     "Deadlines",
     "Event",
     "Finalist",
     "Gpu",
     "Machine",
+    "Nodes",
     "NotTried",
     "Observer",
     "Operator",
@@ -61,11 +66,13 @@ __all__ = [
     "RunStarted",
     "SegmentSettings",
     "Site",
+    "Sizes",
     "StepColumns",
     "Summary",
     "Throughput",
     "TraceSummary",
     "Training",
+    "Transport",
     "TrialDir",
     "TrialEnded",
     "TrialProgress",

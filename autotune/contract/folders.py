@@ -76,8 +76,8 @@ class TrialDir:
         return self.path / f"rank{rank}.json"
 
     def stream(self, rank: int) -> Path:
-        """The rank's heartbeat: `# PHASE` when a phase of Deadlines begins (import, build, first_step), and one line a
-        step, `end_s wait_s step_s images ready measuring(0|1)`, space separated.
+        """The rank's heartbeat: `# pid N` first, `# PHASE` when a phase of Deadlines begins (import, build,
+        first_step), and one line a step, `end_s wait_s step_s images ready measuring(0|1)`, space separated.
         """
         return self.path / f"steps{rank}.txt"
 

@@ -80,6 +80,8 @@ class NotTried:
     params: Params
     price_s: float | None
     reason: str
+    predicted_oom: bool = False
+    """Left out because memory would not suffice (search/memory.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +102,28 @@ class Summary:
     importance_note: str = ""
     n_feasible: int = 0
     not_tried: tuple[NotTried, ...] = ()
+    n_predicted_oom: int = 0
+    """How many of `not_tried` would have run out of memory."""
     frozen: dict[str, str] = field(default_factory=dict)
     """Knob of the space -> why it was not sampled here."""
     notes: tuple[str, ...] = ()
     """Lines the user should see: fallbacks of the baseline, an interrupted search, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """How the ranks talk to each other, as NCCL's own log said in the baseline."""
+
+    nccl: str | None = None
+    """Version, such as 2.30.7."""
+    n_nodes: int | None = None
+    pairs: dict[str, str] = field(default_factory=dict)
+    """`0-1` (two ranks, the lower one first) -> P2P/NVLink, P2P/PCIe, P2P (over what is not known), SHM, NET/Socket,
+    NET/IB, or NET/ and the name of another network. Only neighbours in NCCL's rings and trees are there."""
+    bus_bytes_per_s: float | None = None
+    """Of the slowest of those pairs, as NCCL's model of the machine has it; not measured."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Variables that NCCL said were set, by the environment or by a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +155,8 @@ class RunInfo:
     """'cpu' or '0', '0,1', ... as seen by the user."""
     gpus: tuple[str, ...] = ()
     n_ranks: int = 1
+    mem_limit_bytes: int | None = None
+    """What --mem-limit gave each rank; None: what the machine has."""
     train_args: dict[str, Any] = field(default_factory=dict)
     """The user's job: YOLO arguments with defaults of the embedded job filled in; `data` is the user's own file."""
     n_images: int | None = None
@@ -146,6 +168,12 @@ class RunInfo:
     """Knob -> values that the sampler chooses from, once the baseline has run; a resumed search keeps them."""
     resolved: dict[str, Any] = field(default_factory=dict)
     """optimizer, lr0, momentum, warmup_bias_lr that 'auto' became in the user's real job."""
+    transport: Transport | None = None
+    """Between the ranks, from the baseline's log; None with one rank, on CPU, or where the log names none."""
+    assume_transport: str | None = None
+    """--assume-transport."""
+    nccl_set: dict[str, str] = field(default_factory=dict)
+    """What the user had set of NCCL when the run began: variable -> `value (where)`."""
     versions: dict[str, str] = field(default_factory=dict)
     git: str | None = None
 

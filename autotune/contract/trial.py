@@ -42,8 +42,12 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute"]
-"""data: the loader alone; compute: the same step on batches that were kept, no loader."""
+Probe = Literal["data", "compute", "sizes", "no_sync", "one_rank"]
+"""data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
+memory, no step is timed; no_sync: the same training with gradients that stay on their rank; one_rank: one rank alone,
+with the batch that each of several has."""
+UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes"})
+"""Probes whose record has no measured window: what they were run for stands in a field of its own."""
 _OF_THE_STEP: Final = frozenset(
     {
         *("amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf", "fp32_precision"),
@@ -55,8 +59,20 @@ _OF_THE_STEP: Final = frozenset(
 UNFELT: Final[dict[Probe, frozenset[str]]] = {
     "data": frozenset({*_OF_THE_STEP, "val_workers"}),
     "compute": frozenset({"workers", "cache", "prefetch_factor", "val_workers"}),
+    "no_sync": frozenset(),
+    "one_rank": frozenset(),
 }
 """Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """This machine's place among several that train together (role train), in torchrun's terms."""
+
+    n_nodes: int
+    node_rank: int
+    rdzv_endpoint: str
+    """host:port of node 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +95,8 @@ class TrialSpec:
     gpus: tuple[str, ...] = ()
     """CUDA_VISIBLE_DEVICES entries; empty means CPU."""
     n_ranks: int = 1
+    """On this machine."""
+    nodes: Nodes | None = None
     segment: SegmentSettings = field(default_factory=SegmentSettings)
     deadlines: Deadlines = field(default_factory=Deadlines)
     seed: int = 0
@@ -86,6 +104,37 @@ class TrialSpec:
     """Set with role `probe`: what part of the step is measured alone."""
     trace_steps: int = 0
     """Steps written to a torch.profiler trace in place of a measurement; 0: none."""
+    certify: bool = False
+    """At its end twice the batch goes through the EMA, as validation needs it; that memory counts."""
+    mem_limit_bytes: int | None = None
+    """Of one rank, measured as RankRecord.peak_mem_bytes; above it the trial is `oom`. None: what the machine has."""
+    n_images: int | None = None
+    """Training images of the job, where the trial is given only some of them (probe `sizes`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What one rank of a job keeps in memory, measured on the CPU in fp32 (probe `sizes`)."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    """Of its state after a step."""
+    ema_bytes: int
+    """The moving average of parameters and buffers that Ultralytics keeps on every rank."""
+    buffers_bytes: int
+    activations_bytes: int
+    """Of one image: what autograd saves in forward pass and loss until the backward pass, weights left out."""
+    activations_px: tuple[int, ...]
+    """Sides of the images that it was measured on: the job's own, or two smaller ones where that one is large."""
+    optimizer: str
+    """What the job's optimizer is; `auto` is resolved."""
+
+    @property
+    def state_bytes(self) -> int:
+        """All that does not depend on the batch; what sharding could spread over ranks."""
+        parts = (self.parameters_bytes, self.gradients_bytes, self.optimizer_bytes, self.ema_bytes, self.buffers_bytes)
+        return sum(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +156,16 @@ class RankRecord:
     resolved: dict[str, Any] = field(default_factory=dict)
     """What 'auto' became in this job: optimizer, lr0, momentum, warmup_bias_lr."""
     job: dict[str, Any] = field(default_factory=dict)
-    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay,
-    buffer_steps (readback.buffer_steps)."""
+    """n_images, n_batches (per epoch and rank), epochs, n_closed_epochs, nc, accumulate, weight_decay, gradient_bytes
+    (of one rank), buffer_steps (readback.buffer_steps)."""
     phases_s: dict[str, float] = field(default_factory=dict)
     """import, build, cache, first_step, warmup, measure."""
     error: dict[str, str] | None = None
     """type, message, traceback of what ended it."""
     ended_s: float | None = None
     """time.monotonic() at the end: tells which of several ranks failed first."""
+    sizes: Sizes | None = None
+    """Of probe `sizes`."""
 
 
 JOB_TERMS: Final = (
@@ -153,6 +204,9 @@ class TrialResult:
     step_p99_s: float | None = None
     wait_frac: float | None = None
     """Share of the measured window spent waiting for data."""
+    straggler_frac: float | None = None
+    """Share of the step for which a rank waits in its backward pass for the slowest one, mean over ranks and steps;
+    None with one rank, or where the parts of a step are unknown."""
     peak_mem_bytes: tuple[int, ...] = ()
     """One a rank."""
     parts_s: dict[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import platform
 import re
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from autotune.machine.limits import cgroup_cores, cgroup_memory_bytes
 from autotune.machine.nvml import read_driver, read_gpus
 
 DISTRIBUTIONS = ("torch", "torchvision", "ultralytics", "optuna", "numpy", "opencv-python", "pandas", "plotly")
-ONE_GPU = "several GPUs are not supported yet: use --gpus 1, or device=0"
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
@@ -79,18 +78,24 @@ def _facts(
     }
 
 
-def describe(machine: Machine) -> str:
-    """Short, for headlines: `4 x H100 80GB` or `CPU, 2 cores`."""
-    if not machine.gpus:
+def describe(machine: Machine, gpus: Sequence[str] | None = None) -> str:
+    """Short, for headlines: `4 x H100 80GB` or `CPU, 2 cores`.
+
+    Args:
+        machine: from read_machine.
+        gpus: UUIDs of those that matter; () is the CPU. None: what there is.
+    """
+    chosen = [g for g in machine.gpus if gpus is None or g.uuid in gpus]
+    if not chosen:
         return f"CPU, {machine.n_cores} core{'s' * (machine.n_cores != 1)}"
-    kinds = Counter(_gpu_name(g.name) for g in machine.gpus)
-    return " + ".join(f"{n} x {name}" if len(machine.gpus) > 1 else name for name, n in kinds.items())
+    kinds = Counter(_gpu_name(g.name) for g in chosen)
+    return " + ".join(f"{n} x {name}" if len(chosen) > 1 else name for name, n in kinds.items())
 
 
 def resolve_gpus(
     flag: str | None, device: Any, machine: Machine, env: Mapping[str, str] = os.environ
 ) -> tuple[str, tuple[str, ...]]:
-    """Which GPU to train on.
+    """Which GPUs to train on, a rank on each.
 
     Args:
         flag: --gpus: how many (`1`), which (`0,2`) or `all`.
@@ -99,8 +104,8 @@ def resolve_gpus(
         env: CUDA_VISIBLE_DEVICES in it narrows what is there; indices count what is visible, as in torch.
 
     Returns:
-        The device in the user's words (`cpu`, or the index such as `0`), and the UUIDs to make visible to a trial, in
-        which that GPU is then device 0. With neither flag nor device: the first visible GPU, else the CPU.
+        The device as YOLO writes it (`cpu`, `0` or `0,2`), and the UUIDs to make visible to a trial, in which those
+        GPUs are then devices 0 to n-1. With neither flag nor device: the first visible GPU, as in YOLO, else the CPU.
 
     Raises:
         InputError: it cannot be had; never falls back in silence.
@@ -123,9 +128,9 @@ def resolve_gpus(
         raise InputError(f"{asked}: there {verb} {have} here{hidden}", "device=cpu trains on the CPU")
     if len(set(wanted)) < len(wanted):
         raise InputError(f"{asked} names a GPU twice", "name each once")
-    if len(wanted) > 1:
-        raise InputError(f"{asked} asks for {len(wanted)} GPUs", ONE_GPU)
-    return (str(wanted[0]), (there[wanted[0]].uuid,)) if wanted else ("cpu", ())
+    if not wanted:
+        return "cpu", ()
+    return ",".join(map(str, wanted)), tuple(there[i].uuid for i in wanted)
 
 
 def visible(machine: Machine, env: Mapping[str, str]) -> list[Gpu]:
@@ -166,7 +171,7 @@ def _by_device(device: Any) -> list[int]:
     if text in ("cuda", "-1"):
         return [0]
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise InputError(f"device={device} is not supported", "device=cpu, or the index of a GPU such as device=0")
+        raise InputError(f"device={device} is not supported", "device=cpu, or indices of GPUs such as device=0,1")
     return [int(i) for i in text.split(",")]
 
 

@@ -161,6 +161,21 @@ def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], st
         yield look
 
 
+def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
+    """UUID -> processes that compute on that GPU now, where any do; host PIDs, and none in some containers."""
+    found = {}
+    with _session(nvml) as lib:
+        for gpu in gpus if lib is not None else ():
+            try:
+                pids = sorted({p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(_handle(lib, gpu))})
+            except lib.NVMLError as e:
+                log.debug("NVML does not say who uses %s: %s", gpu, e)
+                continue
+            if pids:
+                found[gpu] = tuple(pids)
+    return found
+
+
 def _handle(lib: Any, gpu: str) -> Any:
     return lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
 

@@ -182,6 +182,8 @@ def ledger(run: RunData) -> Card:
         f"{words.seconds(total)} of a budget of {words.seconds(run.info.budget_s)}; most went into "
         f"{_PURPOSE_WORDS.get(most, most)}, and {words.percent(lost / total)} into trials that gave no number."
     )
+    if n_oom := run.summary.n_predicted_oom if run.summary else 0:
+        note += f" {words.plural(n_oom, 'configuration')} cost nothing: memory would not have sufficed."
     return make_card(run, title, note, df, figure=figure)
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import pandas as pd
 
-from autotune.contract import TrialResult
+from autotune.contract import RunInfo, TrialResult
 from autotune.report import words
 from autotune.report.cards import Card, Cell, Table, make_card, no_card, rows_of
 from autotune.report.load import RunData
@@ -67,7 +67,7 @@ def trials(run: RunData) -> Card:
     counts = run.tried["outcome"].value_counts()
     note = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
     n_probes = len(rows) - len(run.tried)
-    probes = f" And {words.plural(n_probes, 'probe')} of the loader or the step alone." if n_probes else ""
+    probes = f" And {words.plural(n_probes, 'probe')}." if n_probes else ""
     return make_card(run, title, f"{words.plural(len(run.tried), 'trial')}: {note}.{probes}", run.trials, table=table)
 
 
@@ -89,6 +89,19 @@ def _log(run: RunData, r: TrialResult) -> tuple[str, ...]:
     return (*r.log_tail, f"(all of it: {run.folder.trial(r.number).log.relative_to(run.folder.path)})")
 
 
+def _ranks(info: RunInfo) -> list[tuple[str, str, str]]:
+    """Over what the ranks talk, and what the user had set of NCCL."""
+    rows = [("question", "your NCCL settings", ", ".join(f"{k}={v}" for k, v in info.nccl_set.items()))]
+    if info.transport is not None:
+        by_kind: dict[str, list[str]] = {}
+        for pair, kind in info.transport.pairs.items():
+            by_kind.setdefault(kind, []).append(pair)
+        said = "; ".join(f"{kind} (ranks {', '.join(pairs)})" for kind, pairs in by_kind.items())
+        rows += [("question", "transport between ranks", said), ("question", "NCCL", info.transport.nccl or "")]
+    rows.append(("question", "transport assumed", info.assume_transport or ""))
+    return [row for row in rows if row[2]]
+
+
 def environment(run: RunData) -> Card:
     """Can I repeat it? Machine, versions, exact commands, and what was not tried."""
     info, m = run.info, run.machine
@@ -107,6 +120,7 @@ def environment(run: RunData) -> Card:
         ("question", "training", info.training),
         ("question", "backend", f"{info.backend}{' (simulated)' if info.simulated else ''}"),
         ("question", "device", f"{info.device}, {words.plural(info.n_ranks, 'rank')}"),
+        *_ranks(info),
         ("question", "your arguments", words.assignments(info.user_args)),
         ("question", "resolved", words.assignments(info.resolved)),
         ("machine", "host", m.hostname),

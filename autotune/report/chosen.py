@@ -114,6 +114,8 @@ def yaml_header(name: str, chosen: Chosen, winner: Winner | None) -> list[str]:
     lines.append(f"Run: `yolo train cfg={name}`. Later arguments win: `yolo train cfg={name} epochs=300`.")
     fingerprint = f" Machine fingerprint {chosen.machine.fingerprint}." if chosen.machine else ""
     lines.append(f"Made with {versions or 'unknown versions'} on {_where(chosen)}.{fingerprint}")
+    if info.device == "cpu" and info.n_ranks > 1:
+        lines.append(f"Plain YOLO trains in one process on a CPU; launch.sh starts the {info.n_ranks} ranks measured.")
     if warning := changes_training(chosen.args, job_args(info)):
         lines.append(warning)
     if winner is not None and (winner.env or winner.patches):

@@ -15,6 +15,7 @@ from autotune.errors import InputError, MachineError
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.shell import env_sh, launch_sh, one_line
 from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
+from autotune.run.transport import LOGGING
 
 
 def export(run: RunDir, *, number: int | None = None, out: Path | None = None) -> Path:
@@ -80,7 +81,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
     winner = Winner(
         task=info.task,
         train_args=args,
-        env=dict(chosen.spec.env),
+        env={k: v for k, v in chosen.spec.env.items() if k not in LOGGING},
         patches=dict(chosen.spec.patches),
         n_ranks=chosen.spec.n_ranks,
         params=dict(chosen.spec.params),
@@ -99,7 +100,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     check_with_yolo([folder / name for name in yamls])
     (folder / "env.sh").write_text(env_sh(winner, chosen.claim), encoding="utf-8", errors="surrogateescape")
-    (folder / "launch.sh").write_text(launch_sh(winner, chosen.claim), encoding="utf-8")
+    (folder / "launch.sh").write_text(launch_sh(winner, chosen.claim, info.gpus), encoding="utf-8")
     (folder / "launch.sh").chmod(0o755)
     files = sorted([*(p.name for p in folder.iterdir()), "README.md", "receipt.json"])
     (folder / "README.md").write_text(_readme(files, chosen), encoding="utf-8")

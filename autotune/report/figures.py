@@ -7,6 +7,7 @@ from collections.abc import Callable
 from autotune.report.cards import Card
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
+from autotune.report.cards_ranks import ranks
 from autotune.report.cards_result import before_after, sentinels, what_changed
 from autotune.report.cards_search import best_so_far, ledger
 from autotune.report.cards_step import ceilings, step_anatomy
@@ -19,6 +20,7 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "job_time": job_time,
     "ceilings": ceilings,
     "step_anatomy": step_anatomy,
+    "ranks": ranks,
     "best_so_far": best_so_far,
     "knob_effects": knob_effects,
     "importance": importance,

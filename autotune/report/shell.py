@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Final
 
 from autotune.contract import Winner
+from autotune.space.knobs_nccl import VARIABLES
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _KNOB_OF: Final = {
     "OMP_NUM_THREADS": "omp_num_threads",
     "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf",
-    "NCCL_SOCKET_NTHREADS": "nccl_socket",
-    "NCCL_NSOCKS_PERTHREAD": "nccl_socket",
     "TORCH_DIST_USE_NCCL2": "nccl_backend",
+    **{variable: knob for knob, variables in VARIABLES.items() for variable in variables},
 }
 
 
@@ -45,15 +46,30 @@ def env_sh(winner: Winner, claim: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def launch_sh(winner: Winner, claim: str) -> str:
-    """launch.sh: plain `yolo` when YOLO's own arguments are all there is, else our trainer with the patches."""
-    if winner.patches:
+def launch_sh(winner: Winner, claim: str, gpus: Sequence[str] = ()) -> str:
+    """launch.sh: plain `yolo` when YOLO's own arguments are all there is, else our trainer with the patches.
+
+    Args:
+        winner: what is launched.
+        claim: as in env_sh.
+        gpus: UUIDs that it was measured on.
+    """
+    device = str(winner.train_args.get("device"))
+    if winner.n_ranks > 1 and device == "cpu":
+        why = "# Through autotune, because plain YOLO trains in one process on a CPU."
+        start = 'exec "${PYTHON:-python}" -m autotune train "$here/winner.json" "$@"'
+    elif winner.patches:
         names = ", ".join(sorted(winner.patches))
         why = f"# Through autotune, because YOLO has no argument for: {one_line(names)}."
         start = 'exec "${PYTHON:-python}" -m autotune train "$here/winner.json" "$@"'
     else:
         why = "# Plain YOLO: every setting is one of its own arguments or stands in env.sh."
         start = 'exec yolo train cfg="$here/best.yaml" "$@"'
+        if device != (first := ",".join(map(str, range(winner.n_ranks)))) and winner.n_ranks > 1:
+            # NCCL may bind rank i to visible GPU i whatever device= says (KNOBS 0.3): show it only the ones that count.
+            why += f"\n# GPUs {one_line(device)}, which are then numbers {first}."
+            shown = shlex.quote(",".join(gpus))
+            start = f'export CUDA_VISIBLE_DEVICES={shown}\nexec yolo train cfg="$here/best.yaml" device={first} "$@"'
     return "\n".join(
         [
             "#!/usr/bin/env bash",

@@ -9,7 +9,12 @@ from typing import Final
 from autotune.contract import Params, TrialResult, Value
 
 DASH = "-"
-PROBES: Final[dict[str, str]] = {"data": "loader only", "compute": "step only"}
+PROBES: Final[dict[str, str]] = {
+    "data": "loader only",
+    "compute": "step only",
+    "no_sync": "no sync",
+    "one_rank": "one rank",
+}
 """What a probe ran, as a label."""
 
 

@@ -156,9 +156,9 @@ def _note(key: str, value: Any, was: Any, info: RunInfo) -> str:
     """The comment of a line."""
     parts = []
     if key == "batch" and info.n_ranks > 1:
-        parts.append(f"total over {info.n_ranks} GPUs, {int(value) // info.n_ranks} each")
+        parts.append(f"total over {info.n_ranks} {_rank(info)}s, {int(value) // info.n_ranks} each")
     elif key == "workers" and info.n_ranks > 1:
-        parts.append("per GPU")
+        parts.append(f"per {_rank(info)}")
     elif key in ("nbs", "weight_decay") and value != was:
         parts.append("keeps the effective batch" if key == "nbs" else "keeps the weight decay in effect")
     elif key == "optimizer" and str(_value(info.train_args, key)).lower() == "auto" and str(value).lower() != "auto":
@@ -166,6 +166,10 @@ def _note(key: str, value: Any, was: Any, info: RunInfo) -> str:
     if value != was:
         parts.append(f"was {_scalar(was)}")
     return "; ".join(parts)
+
+
+def _rank(info: RunInfo) -> str:
+    return "rank" if info.device == "cpu" else "GPU"
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import TracebackType
@@ -135,10 +135,16 @@ class DatasetView:
     """Link farms of one dataset under a folder of ours; made when first asked for.
 
     The links stay after `close()`, so that a trial can be run again by hand; the decoded images do not.
+
+    Args:
+        data: the user's dataset.
+        task: of the job.
+        folder: of ours.
+        most: only so many images of each split; None: all.
     """
 
-    def __init__(self, data: str, task: str, folder: Path) -> None:
-        self._data, self._task = data, task
+    def __init__(self, data: str, task: str, folder: Path, most: int | None = None) -> None:
+        self._data, self._task, self._most = data, task, most
         self._folder = folder.absolute()
         self._made: dict[str, str] = {}
 
@@ -153,7 +159,9 @@ class DatasetView:
         if name not in self._made:
             farm = self._folder / name
             try:
-                self._made[name] = str(_make_farm(find_source(self._data, self._task), farm))
+                source = find_source(self._data, self._task)
+                source = replace(source, images={split: paths[: self._most] for split, paths in source.images.items()})
+                self._made[name] = str(_make_farm(source, farm))
             except OSError as e:
                 raise MachineError(f"cannot link the dataset under {farm}: {e}", "choose another folder: --out") from e
         return self._made[name]

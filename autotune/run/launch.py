@@ -37,9 +37,14 @@ DROPPED_PREFIXES = ("TORCHELASTIC_", "PET_")
 def argv(spec: TrialSpec, directory: TrialDir) -> list[str]:
     """The command: this process is the rank, or torchrun starts several."""
     worker = ["-m", "autotune.worker", str(directory.path.resolve())]
-    if spec.n_ranks == 1:
+    if spec.n_ranks == 1 and spec.nodes is None:
         return [sys.executable, *worker]
-    torchrun = ["--standalone", "--nproc-per-node", str(spec.n_ranks), "--max-restarts", "0"]
+    meeting = ["--standalone"]
+    if spec.nodes is not None:
+        here = spec.nodes
+        meeting = ["--nnodes", str(here.n_nodes), "--node-rank", str(here.node_rank)]
+        meeting += ["--rdzv-backend", "c10d", "--rdzv-endpoint", here.rdzv_endpoint, "--rdzv-id", "autotune"]
+    torchrun = [*meeting, "--nproc-per-node", str(spec.n_ranks), "--max-restarts", "0"]
     return [sys.executable, "-m", "autotune.worker.agent", *torchrun, *worker]
 
 
@@ -66,20 +71,23 @@ def environment(
     env[TAG] = tag
     env[RUN_TAG] = run_tag(directory.path)
     env[PARENT] = str(os.getpid())
-    if spec.n_ranks > 1:
-        # torchrun would wait 30 s for ranks that ignore SIGTERM; one machine needs no name that can be resolved.
+    if spec.n_ranks > 1 or spec.nodes is not None:
+        # torchrun would wait 30 s for ranks that ignore SIGTERM.
         env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(max(1, round(spec.deadlines.grace_s))))
-        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if spec.n_ranks > 1 and spec.nodes is None:
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine needs no name that can be resolved
+    if spec.role != "train" or spec.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
     if spec.role != "train":
         env |= {
-            "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus),
             "YOLO_CONFIG_DIR": str(_settings(directory).resolve()),
             "YOLO_OFFLINE": "true",
             "YOLO_AUTOINSTALL": "false",
             "TMPDIR": str(directory.tmp),
             "MPLBACKEND": "Agg",
         }
-    return env | spec.env
+    # An empty value unsets; NCCL would take it for a choice that it cannot read.
+    return {k: v for k, v in (env | spec.env).items() if v or not k.startswith("NCCL_")}
 
 
 def make_private_folders(directory: TrialDir) -> None:

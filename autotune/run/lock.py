@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from autotune.errors import MachineError
+from autotune.machine.nvml import users
 
 LOCKS: Final = Path("/tmp/autotune-locks")
 RUN_LOCK: Final = ".lock"
@@ -28,6 +29,20 @@ def lock_home() -> Path:
     and two users can share a GPU. Containers that share a GPU and no /tmp can be given one folder.
     """
     return Path(os.environ.get("AUTOTUNE_LOCKS") or LOCKS)
+
+
+def refuse_if_used(gpus: Sequence[str], *, force: bool) -> None:
+    """A GPU on which somebody else computes gives numbers that are neither his nor ours.
+
+    Raises:
+        MachineError: one of these is in use, unless `force`.
+    """
+    busy = users(gpus)
+    if force or not busy:
+        return
+    gpu, pids = next(iter(busy.items()))
+    who = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+    raise MachineError(f"GPU {gpu} is in use by {who}", "wait for it, choose other --gpus, or measure anyway: --force")
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from autotune.contract import Outcome, RankRecord, TrialSpec
+from autotune.contract import UNTIMED, Outcome, RankRecord, TrialSpec
+from autotune.machine.memory import spell_size
 from autotune.run.signals import OOM_KILLED, SIGNALS
 from autotune.run.signs import SIGNS, Sign
 from autotune.run.supervise import Exit
-from autotune.run.watch import OVER_TOTAL
+from autotune.run.watch import OVER_MEMORY, OVER_TOTAL
 
 UNSTABLE_FRAC = 0.10
 """A 95 % interval wider than this on either side is shown as unstable: it could not rank configurations 15 % apart."""
@@ -63,7 +64,8 @@ def classify(
 ) -> Judgement:
     """Judge one finished process tree.
 
-    With a good record of every rank nothing else counts: not the exit status, not what stands in the log.
+    With a good record of every rank nothing else counts: not the exit status, not what stands in the log. But a trial
+    that needed more memory than its spec allows is out of memory, whether it was ended for that or came to its end.
 
     Args:
         spec: what was asked.
@@ -72,6 +74,11 @@ def classify(
         log_tail: last lines of its log; a few hundred, because torchrun's own report is long.
         oom_killed: the kernel killed some process for want of memory meanwhile (machine.limits.oom_kills).
     """
+    over = _over_memory(spec, records, end)
+    if over is not None:
+        return Judgement(
+            Outcome.OOM, over, "a smaller batch_per_gpu, fewer workers, cache=False, or a larger --mem-limit"
+        )
     if len(records) < spec.n_ranks or any(r.status == "failed" for r in records):
         return _dead(spec, records, end, log_tail, oom_killed)
     if any(r.status == "stopped" for r in records):
@@ -85,10 +92,26 @@ def classify(
             "; ".join(f"asked {knob}={asked}, got {got}" for knob, asked, got in wrong),
             "what really ran is kept as a configuration of its own",
         )
-    if len({r.effective.get("params") for r in records}) > 1:
+    if len({r.effective.get("params") for r in records}) > 1 and spec.probe != "no_sync":
         apart = "the ranks' parameters differ: their gradients are not reduced together"
         return Judgement(Outcome.CRASH, apart, "a setting of DDP breaks this training; do not use it")
+    if spec.probe in UNTIMED:
+        return Judgement(Outcome.OK)
     return _measured(records[0])
+
+
+def _over_memory(spec: TrialSpec, records: Sequence[RankRecord], end: Exit) -> str | None:
+    """The rank that needed more than the spec allows, with the figures."""
+    if end.reason and OVER_MEMORY in end.reason:
+        return end.reason
+    limit = spec.mem_limit_bytes
+    worst = max(records, key=lambda r: r.peak_mem_bytes or 0, default=None)
+    if limit is None or worst is None or (worst.peak_mem_bytes or 0) <= limit:
+        return None
+    what = "GPU memory" if spec.gpus else "memory"
+    return (
+        f"rank {worst.rank} needed {spell_size(worst.peak_mem_bytes or 0)} of {what}, its limit is {spell_size(limit)}"
+    )
 
 
 def mismatches(spec: TrialSpec, record: RankRecord) -> list[tuple[str, object, object]]:

@@ -59,10 +59,13 @@ def _with_window(result: TrialResult, records: Sequence[RankRecord]) -> TrialRes
         return result
     slowest = max(known, key=lambda rate: rate.seconds)
     images_per_s = sum(rate.images for rate in known) / slowest.seconds
+    if result.probe == "no_sync":  # nobody waits for anybody: all as fast as the slowest is what a step in step takes
+        slowest = min(known, key=lambda rate: rate.images_per_s)
+        images_per_s = len(known) * slowest.images_per_s
     half = slowest.half_width_frac
     windows = [r.steps.step_s[r.measured_from :] for r in records]
     steps = sorted(max(column) for column in zip(*windows, strict=False))
-    waited_s = sum(sum(r.steps.wait_s[r.measured_from :]) for r in records)
+    waited_s: float = sum(sum(r.steps.wait_s[r.measured_from :]) for r in records)
     return replace(
         result,
         images_per_s=images_per_s,
@@ -72,6 +75,7 @@ def _with_window(result: TrialResult, records: Sequence[RankRecord]) -> TrialRes
         step_p90_s=quantile(steps, 0.90),
         step_p99_s=quantile(steps, 0.99),
         wait_frac=waited_s / sum(map(sum, windows)),
+        straggler_frac=_straggler_frac(records) if result.probe is None else None,
         parts_s=_parts(records),
         n_steps=slowest.n_steps,
     )
@@ -93,6 +97,21 @@ def _parts(records: Sequence[RankRecord]) -> dict[str, float]:
     parts = {part.removesuffix("_s"): mean for part, mean in zip(PARTS, means[1:], strict=True)}
     # Device clocks and the host's differ by microseconds: a step without rest may come out below nothing.
     return parts | {"rest": max(0.0, means[0] - sum(means[1:]))}
+
+
+def _straggler_frac(records: Sequence[RankRecord]) -> float | None:
+    """Share of the step for which ranks wait for the slowest one, mean over ranks and steps.
+
+    Every rank's backward pass ends when all gradients are reduced, so the rank that begins it last waits least: what
+    another one's takes longer than the shortest of that step is waiting.
+    """
+    windows = [r.steps.backward_s[r.measured_from :] for r in records]
+    steps = [r.steps.step_s[r.measured_from :] for r in records]
+    if len(records) < 2 or any(len(b) != len(s) or not b for b, s in zip(windows, steps, strict=True)):
+        return None
+    together = list(zip(*windows, strict=False))
+    waited_s = sum(sum(step) - len(step) * min(step) for step in together) / (len(records) * len(together))
+    return float(waited_s / (sum(map(sum, steps)) / sum(map(len, steps))))
 
 
 def quantile(ordered: list[float], q: float) -> float:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
 from autotune.contract import StepColumns, TrialDir, TrialSpec
+from autotune.machine.memory import rank_memory_bytes, spell_size
 
 WATCH_S = 0.5
 OVER_TOTAL: Final = "still running after"
 """How the reason begins when the total deadline is over: the only one that the budget sets."""
+OVER_MEMORY: Final = "is over its memory limit of"
+"""In the reason when a rank needs more than the spec allows."""
 MEDIAN_OF = 50
 """The stall deadline follows the last so many steps, so that the compiling ones at the start do not widen it."""
 
@@ -54,7 +58,7 @@ class Watcher:
         self.stop_reason: str | None = None
         self.log_bytes: int | None = None
         """Length of the log when a deadline was over: what follows is only the dying of the tree."""
-        self._ranks = [_Rank(directory, rank) for rank in range(spec.n_ranks)]
+        self._ranks = [_Rank(directory, rank, spec.n_ranks) for rank in range(spec.n_ranks)]
         self._next_watch_s = 0.0
 
     def __call__(self, elapsed_s: float) -> str | None:
@@ -66,11 +70,11 @@ class Watcher:
             rank.read(elapsed_s)
         if self._ranks[0].phase == "measuring" and not self.slowed_by:
             self.slowed_by = self.slowed()
-        late = self._late(elapsed_s)
-        if late:
+        reason = self._over_memory() or self._late(elapsed_s)
+        if reason:
             with contextlib.suppress(OSError):
                 self.log_bytes = self.directory.log.stat().st_size
-            return late
+            return reason
         if self.watch and not self.stop_reason:
             first = self._ranks[0]
             live = Live(phase=first.phase, steps=first.measured, n_steps=first.n_steps, elapsed_s=elapsed_s)
@@ -97,9 +101,21 @@ class Watcher:
         # The one that stopped first: the others wait for it in a collective since then.
         since_s = min(r.since_s for r in stuck)
         what = stuck[0].say_late(f"{elapsed_s - since_s:.0f} s") if late else stuck[0].say()
+        if len(stuck) > 1:
+            what = re.sub("^is ", "are ", re.sub("^has ", "have ", what))
         others = [f"; rank {r.rank} {r.say()}" for r in self._ranks if r not in stuck]
         told = f"{names} {what}{''.join(others)}"
         return told if late else f"{OVER_TOTAL} {elapsed_s:.0f} s, its deadline: {told}"
+
+    def _over_memory(self) -> str | None:
+        """The rank that needs more than it may. A GPU's memory is judged by the ranks' records (run/outcome.py)."""
+        limit = self.spec.mem_limit_bytes
+        if limit is None or self.spec.gpus or self.spec.role == "train":
+            return None
+        for rank in self._ranks:
+            if rank.pid is not None and not rank.ended and (used := rank_memory_bytes(rank.pid)) > limit:
+                return f"rank {rank.rank} {OVER_MEMORY} {spell_size(limit)}: it uses {spell_size(used)}"
+        return None
 
     def _limit_s(self, rank: _Rank) -> float:
         """Seconds that the rank may spend where it is now."""
@@ -115,8 +131,10 @@ PHASES = ("import", "build", "first_step")
 class _Rank:
     """Follows one rank's heartbeat while it is written; times are the supervisor's seconds since the start."""
 
-    def __init__(self, directory: TrialDir, rank: int) -> None:
+    def __init__(self, directory: TrialDir, rank: int, n_ranks: int) -> None:
         self.rank = rank
+        self.n_ranks = n_ranks
+        self.pid: int | None = None
         self.measured = StepColumns()
         self.n_steps = 0
         self.phase = "starting"
@@ -166,7 +184,9 @@ class _Rank:
         for line in self._new_lines():
             if not self.ended:
                 self.since_s = elapsed_s
-            if line.startswith("# "):
+            if line.startswith("# pid "):
+                self.pid = int(line.split()[2])
+            elif line.startswith("# "):
                 self.phase = line[2:]
             else:
                 self._step(line)
@@ -189,11 +209,11 @@ class _Rank:
             self._last_steps_s = [*self._last_steps_s[1 - MEDIAN_OF :], float(step)]
         self.phase = "measuring" if measuring == "1" else "warm-up"
         if self.rank > 0:
-            return  # the live view and racing follow rank 0
+            return  # the live view and racing follow rank 0, whose batches are as large as those of all others
         if measuring == "0":
             self.measured = StepColumns()  # keep only the last step before the window: it starts the clock
         self.measured.end_s.append(float(end))
         self.measured.wait_s.append(float(wait))
         self.measured.step_s.append(float(step))
-        self.measured.images.append(int(images))
+        self.measured.images.append(int(images) * self.n_ranks)
         self.measured.ready.append(int(ready))

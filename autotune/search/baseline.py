@@ -7,6 +7,7 @@ from typing import Any
 
 from autotune.contract import Outcome
 from autotune.errors import NoTrialError
+from autotune.search.communication import transport_of
 from autotune.search.proposals import Proposals, key_of
 from autotune.search.ran import Ran
 from autotune.search.session import Session, Settings
@@ -31,7 +32,7 @@ def measure_baseline(session: Session) -> None:
             if job.get("batch") != asked_batch and "batch_per_gpu" in params:
                 params["batch_per_gpu"] = int(job["batch"]) // session.info.n_ranks
             number = session.study.next_number + len(session.ran) - n_before
-            ran = session.run(number, "baseline", params, Settings(session.trial_args(job)))
+            ran = session.run(number, "baseline", params, Settings(session.trial_args(job), dict(plan.baseline_env)))
             if ran.result.outcome.measured and ran.value is not None:
                 adopt(session, ran, job, asked_batch)
                 return
@@ -67,14 +68,19 @@ def adopt(session: Session, ran: Ran, job: dict[str, Any], asked_batch: Any) -> 
     halved = job.get("batch") != asked_batch
     n_images = result.job.get("n_images", plan.n_images)
     session.model.n_images = n_images
-    prepared = plan.space.prepare(result.effective, n_images, job if halved else None)
+    transport = session.info.transport or transport_of(session, ran.number)
+    prepared = plan.space.prepare(result.effective, n_images, job if halved else None, transport=transport)
     session.knobs, session.frozen = tuple(prepared.baseline), dict(prepared.frozen)
     domain = dict(session.info.domain or prepared.domain)
     session.study.domain = domain
     session.proposals = Proposals(prepared, domain, plan.space.canonical, session.info.seed)
     session.proposals.known[key_of(session.proposals.baseline)] = ran.number
     session.write_info(
-        resolved=dict(result.resolved), baseline_params=session.proposals.baseline, domain=domain, train_args=job
+        resolved=dict(result.resolved),
+        baseline_params=session.proposals.baseline,
+        domain=domain,
+        train_args=job,
+        transport=transport,
     )
     session.replace_last_params(session.proposals.baseline)
     session.baseline = session.ran[-1]

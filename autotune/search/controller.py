@@ -17,7 +17,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import probes
+from autotune.search import communication, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -83,6 +83,7 @@ def _search(
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
+            communication.of_baseline(session)
             probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
@@ -113,6 +114,7 @@ def _search(
 def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
+    not_tried = _never_tried(session)
     summary = Summary(
         stopped_because=stopped_because,
         elapsed_s=session.t_s,
@@ -122,7 +124,8 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict) -> Su
         importance=importance,
         importance_note=note,
         n_feasible=n_feasible,
-        not_tried=_never_tried(session),
+        not_tried=not_tried,
+        n_predicted_oom=sum(n.predicted_oom for n in not_tried),
         frozen=session.frozen,
         notes=tuple(session.notes),
     )
@@ -151,7 +154,7 @@ def explore(session: Session) -> str:
         if plan.max_trials is not None and n_trials >= plan.max_trials:
             return f"{n_trials} trials, as many as were asked for"
         if proposals.exhausted():
-            return "every configuration was measured" if not session.not_tried else "only dear configurations are left"
+            return _all_known(session)
         if skips >= SKIPS_IN_A_ROW:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
@@ -174,6 +177,10 @@ def explore(session: Session) -> str:
         if key_of(params) in proposals.known:
             duplicates += 1
             _tell_duplicate(session, number, proposals.known[key_of(params)])
+            continue
+        if why_not := session.memory.why_not(params):
+            duplicates += 1  # nothing was learned from it: after some of them, a random configuration is tried
+            _leave_out(session, number, NotTried(params=params, price_s=None, reason=why_not, predicted_oom=True))
             continue
         duplicates = 0
         price_s = session.price_s(params, warm=True)
@@ -199,26 +206,41 @@ def explore(session: Session) -> str:
             proposals.add_effective(params, ran.result)
 
 
+def _all_known(session: Session) -> str:
+    """Why nothing is left to try."""
+    left = _never_tried(session)
+    n_oom = sum(n.predicted_oom for n in left)
+    if not left:
+        return "every configuration was measured"
+    if not n_oom:
+        return "only dear configurations are left"
+    return f"only configurations that would run out of memory{' or are dear' if n_oom < len(left) else ''} are left"
+
+
 def _tell_duplicate(session: Session, number: int, original: int | None) -> None:
     """Tell a known configuration's value again, so that the sampler sees that its proposal was heard."""
     if original is None:
-        session.study.skip(number, "skipped before for its price")
+        session.study.skip(number, "left out before")
         return
     ran = next(r for r in session.ran if r.number == original)
     session.study.tell(number, ran.result, ran.value, duplicate_of=original)
 
 
 def _skip(session: Session, number: int, params: Params, price_s: float, left_s: float, room_s: float) -> None:
-    """List a configuration as not tried."""
-    assert session.proposals is not None
+    """Leave out a configuration for its price."""
     if price_s > room_s:
         reason = f"would take {price_s:.0f} s; {max(0.0, room_s):.0f} s are left before the finalists"
     else:
         reason = f"would take {price_s:.0f} s, more than {SHARE_OF_LEFT:.0%} of the {left_s:.0f} s left"
-    not_tried = NotTried(params=params, price_s=price_s, reason=reason)
+    _leave_out(session, number, NotTried(params=params, price_s=price_s, reason=reason))
+
+
+def _leave_out(session: Session, number: int, not_tried: NotTried) -> None:
+    """List a configuration as not tried; one that would run out of memory is told as one that did."""
+    assert session.proposals is not None
     session.not_tried.append(not_tried)
-    session.proposals.known[key_of(params)] = None
-    session.study.skip(number, reason)
+    session.proposals.known[key_of(not_tried.params)] = None
+    session.study.skip(number, not_tried.reason, feasible=not not_tried.predicted_oom)
     session.emit(TrialSkipped(t_s=session.t_s, not_tried=not_tried))
 
 

@@ -46,6 +46,8 @@ def configs_of(session: Session, best: Ran) -> tuple[dict[Name, Params], str]:
     projected = yolo_projection(params, baseline, space.canonical, space.materialise)
     if key_of(projected) == key_of(params):
         return configs, ""
+    if session.info.device == "cpu" and session.info.n_ranks > 1:
+        return configs, "plain YOLO trains in one process on a CPU: best.yaml alone was not measured"
     if key_of(projected) == key_of(baseline):
         return (
             configs,

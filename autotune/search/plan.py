@@ -13,11 +13,13 @@ from autotune.contract import (
     RunInfo,
     SegmentSettings,
     StepColumns,
+    Transport,
     TrialDir,
     TrialResult,
     TrialSpec,
     Value,
 )
+from autotune.machine.memory import MemoryLimit
 from autotune.search.budget import Budget
 from autotune.search.past import Past
 
@@ -62,7 +64,11 @@ class SpacePort(Protocol):
     """The space of this run, with its job and its machine behind it; it keeps the last Prepared."""
 
     def prepare(
-        self, effective: Mapping[str, Any], n_images: int | None, train_args: Mapping[str, Any] | None = None
+        self,
+        effective: Mapping[str, Any],
+        n_images: int | None,
+        train_args: Mapping[str, Any] | None = None,
+        transport: Transport | None = None,
     ) -> Prepared:
         """Domain and baseline.
 
@@ -70,6 +76,7 @@ class SpacePort(Protocol):
             effective: what the baseline really ran with; empty before it ran.
             n_images: training images, when known.
             train_args: the job itself, when the baseline only ran after a change (a halved batch); None: unchanged.
+            transport: between the ranks, once the baseline's log has said it; None: unchanged.
         """
 
     def pin(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +135,8 @@ class Plan:
     """Value of YOLO's `cache` -> the `data` argument of a trial with it."""
     trial_args: dict[str, Any] = field(default_factory=dict)
     """YOLO arguments of trials only (plots, val, save off), merged last."""
+    baseline_env: dict[str, str] = field(default_factory=dict)
+    """Environment of the baseline only: what makes it log over what its ranks talk."""
     segment: SegmentSettings = field(default_factory=SegmentSettings)
     n_images: int | None = None
     images_decoded_per_s: float | None = None
@@ -138,6 +147,8 @@ class Plan:
     """Of every trial; its total is cut to what the budget and the limit above leave."""
     report_s: float = 10.0
     """Kept back for exports and the report, which come after the search."""
+    memory: MemoryLimit = field(default_factory=MemoryLimit)
+    """What one rank may use."""
     max_trials: int | None = None
     """Search trials at most (the dry run's ten); None: as many as the budget holds."""
     notes: tuple[str, ...] = ()
@@ -160,3 +171,22 @@ class Plan:
             measure_steps=max(5, self.segment.measure_steps // 3),
             measure_cap_s=self.segment.measure_cap_s / 3,
         )
+
+    def probing(self, spec: TrialSpec) -> TrialSpec:
+        """A probe's spec, from that of the trial which it is a part of."""
+        if spec.probe not in ("no_sync", "one_rank"):
+            return replace(spec, segment=self.probe_segment)
+        # Compared with a trial's own step to a few per cent, so measured for 20 steps at least.
+        segment = replace(self.probe_segment, measure_steps=20, measure_cap_s=self.segment.measure_cap_s)
+        spec = replace(spec, segment=segment)
+        return spec if spec.probe == "no_sync" else on_one_rank(spec)
+
+
+def on_one_rank(spec: TrialSpec) -> TrialSpec:
+    """One rank alone with its share of the batch; with its share of nbs, so that it accumulates as often."""
+    args = dict(spec.train_args)
+    for key in args.keys() & {"batch", "nbs"}:
+        args[key] = max(1, int(args[key]) // spec.n_ranks)
+    if args.get("device") not in (None, "cpu"):
+        args["device"] = "0"
+    return replace(spec, n_ranks=1, gpus=spec.gpus[:1], train_args=args)

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from autotune.contract import UNFELT, Outcome, Params, Probe
+from autotune.search.communication import spent_s as communication_s
 from autotune.search.finalists import reserve_s as finalists_reserve_s
 from autotune.search.session import Session
 
@@ -17,7 +18,7 @@ SEGMENT_FRAC: Final = 0.5
 """A probe's window is a third of a trial's, but process end and the mosaic buffer's epoch are no shorter."""
 DEADLINE: Final = 2.0
 """A probe is stopped at so many times its price."""
-WHAT: Final[dict[Probe, str]] = {"compute": "the step alone", "data": "the loader alone"}
+WHAT: Final[dict[str, str]] = {"compute": "the step alone", "data": "the loader alone"}
 
 
 def of_baseline(session: Session) -> None:
@@ -99,4 +100,4 @@ def _price_s(session: Session, probe: Probe, params: Params) -> float:
 def _unspent_s(session: Session) -> float:
     """Seconds that all probes together may still take."""
     budget = session.plan.budget
-    return MOST_OF_BUDGET * budget.total_s - budget.ledger()["probes"]
+    return MOST_OF_BUDGET * budget.total_s - (budget.ledger()["probes"] - communication_s(session))

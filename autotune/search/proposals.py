@@ -44,12 +44,16 @@ class Proposals:
         canonical: Callable[[Params], Params],
         seed: int,
     ) -> None:
-        self._domain = domain
         self._canonical = canonical
         self._rng = random.Random(seed)
         self.baseline = canonical(prepared.baseline)
         self.queue: deque[Params] = deque(dict(seed) for seed in prepared.seeds)
         self.known: dict[str, int | None] = {}
+        self.narrow(domain)
+
+    def narrow(self, domain: Mapping[str, tuple[Value, ...]]) -> None:
+        """From now on choose from this domain: knobs that it lacks stay as the baseline has them."""
+        self._domain = domain
         self._all: dict[str, Params] | None = None
         if math.prod(len(values) for values in self._domain.values()) <= ENUMERABLE:
             combinations = itertools.product(*self._domain.values())

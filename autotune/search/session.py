@@ -28,6 +28,7 @@ from autotune.contract import (
 )
 from autotune.search import journal, racing
 from autotune.search.budget import PURPOSE_OF
+from autotune.search.memory import MemoryModel
 from autotune.search.model import PriceModel
 from autotune.search.objective import OBJECTIVES, with_job
 from autotune.search.plan import Live, Plan, RunTrial
@@ -66,6 +67,7 @@ class Session:
         self.info: RunInfo = plan.info
         self.study = study
         self.model = PriceModel(plan.n_images, plan.images_decoded_per_s)
+        self.memory = MemoryModel(plan.memory.per_rank_bytes, on_cpu=plan.info.device == "cpu")
         self.ran: list[Ran] = []
         self.baseline: Ran | None = None
         self.proposals: Proposals | None = None
@@ -127,7 +129,6 @@ class Session:
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
-        deadlines = self._deadlines(params, limit_s)
         spec = TrialSpec(
             number=number,
             role=role,
@@ -140,11 +141,13 @@ class Session:
             patches=settings.patches,
             gpus=self.info.gpus,
             n_ranks=self.info.n_ranks,
-            segment=plan.probe_segment if probe else plan.segment,
-            deadlines=deadlines,
+            segment=plan.segment,
+            deadlines=self._deadlines(params, limit_s),
             seed=self.info.seed,
             probe=probe,
+            mem_limit_bytes=plan.memory.of_trial,
         )
+        spec = plan.probing(spec) if probe else spec
         price_s = None if probe else self.price_s(params, warm=role in WARM_ROLES)
         directory = plan.run_dir.trial(number)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -213,6 +216,7 @@ class Session:
         worth = None
         if result.role != "probe":
             self.model.learn(result.params, result)
+            self.memory.learn(result)
             first = self.baseline.result if self.baseline else None
             result = with_job(result, first, self.model.cold_s(result.params))
             worth = OBJECTIVES[self.info.objective](result)
@@ -226,7 +230,7 @@ class Session:
         self.emit(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 
     def show(self, ran: Ran) -> None:
-        """Tell the observers of an earlier part's trial: the journal has it."""
+        """Tell the observers of an earlier part's trial; the journal has it."""
         for observer in self._observers:
             observer(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 

@@ -187,11 +187,18 @@ class Study:
             trial.report(value, step=result.n_steps)  # a PRUNED trial's value is the last one reported
         return self._end(trial, TrialState.PRUNED)
 
-    def skip(self, number: int, reason: str) -> None:
-        """End a trial that was not started."""
+    def skip(self, number: int, reason: str, *, feasible: bool = True) -> None:
+        """End a trial that was not started; one that is known not to be feasible is told as if it had failed."""
         trial = self._running.pop(number)
         trial.set_user_attr("skipped", reason)
-        self._end(trial, TrialState.FAIL)
+        if feasible or number in self._outside or (self._imputes and self._worst is None):
+            self._end(trial, TrialState.FAIL)
+            return
+        trial.set_constraint(FEASIBLE, 1.0)
+        trial.set_user_attr("imputed", self._imputes)
+        self._end(
+            trial, TrialState.COMPLETE if self._imputes else TrialState.PRUNED, self._worst if self._imputes else None
+        )
 
     def close(self) -> None:
         """Fail what an interrupt left open, so that no zombie repels the sampler, and let go of the file.

@@ -34,8 +34,10 @@ class Context:
     """GPUs that the user's own training would see (CUDA_VISIBLE_DEVICES), whichever of them it uses."""
     train_args: dict[str, Any]
     """The user's job merged over YOLO's defaults (space/yolo_args.py)."""
-    socket_traffic: bool = False
-    """NCCL traffic crosses TCP sockets."""
+    transports: frozenset[str] | None = None
+    """Over what the ranks' traffic goes (run/transport.py), or goes as the user says; None: nobody knows yet."""
+    nccl_files: Mapping[str, str] = field(default_factory=dict)
+    """Variables that a configuration file of NCCL sets -> `value (file)`."""
     n_images: int | None = None
     """Training images."""
     image_hw: tuple[int, int] | None = None

@@ -109,19 +109,6 @@ def alloc_baseline(ctx: Context) -> Value:
     return ctx.env.get("PYTORCH_CUDA_ALLOC_CONF") or ctx.env.get("PYTORCH_ALLOC_CONF") or None
 
 
-def socket_baseline(ctx: Context) -> Value:
-    """The pair, when the user exports both."""
-    threads, sockets = ctx.env.get("NCCL_SOCKET_NTHREADS"), ctx.env.get("NCCL_NSOCKS_PERTHREAD")
-    return f"{threads}x{sockets}" if threads and sockets else None
-
-
-def socket_blocked(ctx: Context) -> str | None:
-    """Inert unless sockets carry the traffic (KNOBS 1.5)."""
-    if ctx.n_ranks == 1:
-        return "one rank: there is no NCCL traffic"
-    return None if ctx.socket_traffic else "no NCCL traffic crosses TCP sockets here"
-
-
 @cache
 def _torch_has_nccl2() -> bool:
     """Does the installed torch read TORCH_DIST_USE_NCCL2? Looked up in its source: this process never imports torch."""

@@ -66,7 +66,7 @@ PATCH_KNOBS: dict[str, Knob] = {
         legal=legal.whole(1),
         baseline=lambda ctx: min(8, max(1, ctx.machine.n_cores_host - 1)) if ctx.device == "cpu" else 1,
         blocked=lambda ctx: "the GPU does the work; use omp_num_threads" if ctx.device == "cuda" else None,
-        fits=lambda v, ctx: here.at_most(ctx.machine.n_cores, v, "usable cores here:"),
+        fits=lambda v, ctx: here.at_most(max(1, ctx.machine.n_cores // ctx.n_ranks), v, "usable cores of a rank here:"),
     ),
     "fp32_precision": Knob(
         name="fp32_precision",

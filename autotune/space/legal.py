@@ -59,21 +59,6 @@ def alloc_conf(value: Value) -> str | None:
     return "must be expandable_segments:True, garbage_collection_threshold:0.8, max_split_size_mb:128 or the like"
 
 
-def nccl_socket(value: Value) -> str | None:
-    """`AxB`: NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD; NCCL clamps a product over 64 instead of failing."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,3})x(\d{1,3})", str(value))
-    if not match:
-        return "must be THREADSxSOCKETS, such as 4x4"
-    threads, sockets = int(match[1]), int(match[2])
-    if not 1 <= threads <= 16:
-        return "NCCL_SOCKET_NTHREADS must be 1 to 16"
-    if sockets < 1 or threads * sockets > 64:
-        return "NCCL_SOCKET_NTHREADS x NCCL_NSOCKS_PERTHREAD must be 1 to 64"
-    return None
-
-
 def same(a: Value, b: Value) -> bool:
     """Equality that tells False from 0 and True from 1."""
     return type(a) is type(b) and a == b

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from autotune.errors import InputError
 from autotune.space.knobs import KNOBS
+from autotune.space.knobs_nccl import why_not
 from autotune.space.legal import same, spell
 from autotune.space.near import near
 from autotune.space.scalars import Loader, load
@@ -194,7 +195,8 @@ def _meaning(data: dict[str, Any]) -> Iterator[Fault]:
     knobs = knobs if isinstance(knobs, dict) else {}
     for name, spec in knobs.items():
         if name not in KNOBS:
-            yield ("knobs", name), f"no such knob{near(name, KNOBS)}"
+            why = why_not(name)
+            yield ("knobs", name), f"no such knob: {why}" if why else f"no such knob{near(name, KNOBS)}"
         elif _kind(spec) == "choices" and isinstance(spec["choices"], list):
             yield from _choices(name, spec["choices"])
         elif _kind(spec) == "range":

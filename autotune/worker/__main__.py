@@ -31,6 +31,7 @@ def main(argv: list[str], began: float = BEGAN) -> int:
     error: BaseException | None = None
     backend: Backend | None = None
     try:
+        recorder.begin(f"pid {os.getpid()}")
         recorder.begin("import")
         backend = make_backend(spec.backend, recorder)
         backend.build(spec)

@@ -3,6 +3,7 @@
 The spec's train_args["synthetic"], or else the JSON in AUTOTUNE_SYNTHETIC, is a mapping:
 
     step_s   seconds a step takes on the real clock; without it the clock is virtual and nothing takes time
+    n_ranks  ranks that this one process answers for, when its clock is virtual
     fault    a name of FAULTS
     at       number of finished steps before it happens (0: in the first step), for the faults of a step
     rank     the rank that commits it; default 0

@@ -1,4 +1,4 @@
-"""How fast is the loader alone, and how fast is the step alone? Two ceilings of the same trainer (ULTRALYTICS 9a 5)."""
+"""How fast is the loader alone, the step alone, the step without its communication? Probes (ULTRALYTICS 9a 5)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
+
+from torch.nn.parallel import DistributedDataParallel
 
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.readback import effective, ready_batches
@@ -53,6 +55,18 @@ def _close_mosaic(trainer: Any) -> None:
     if trainer.args.close_mosaic and trainer.start_epoch >= trainer.epochs - trainer.args.close_mosaic:
         trainer._close_dataloader_mosaic()
         trainer.train_loader.reset()
+
+
+def no_sync(trainer: Any) -> None:
+    """Probe `no_sync`: from on_train_start on, every rank keeps its gradients, and trains on by itself.
+
+    The step is the same but for DDP's part in the backward pass: copies into buckets, and the wait for the others.
+    """
+    wrapped = (trainer.model, getattr(trainer.model, "_orig_mod", None))  # torch.compile may stand around DDP
+    ddp = next((m for m in wrapped if isinstance(m, DistributedDataParallel)), None)
+    if ddp is None:
+        raise RuntimeError("no DDP here: there is no communication to leave out")
+    ddp.require_backward_grad_sync = False
 
 
 def replay(trainer: Any, recorder: Recorder) -> None:

@@ -7,10 +7,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import ultralytics.engine.validator as validator
 from torch.nn.parallel import DistributedDataParallel
 
 from autotune.worker.patches.ddp import ddp_of
@@ -46,6 +49,37 @@ def group_timeout(timeout: timedelta) -> Iterator[None]:
         dist.init_process_group = stock
 
 
+@contextlib.contextmanager
+def final_eval_on_cpu() -> Iterator[None]:
+    """A standalone validator inside works on the CPU: in a rank of several Ultralytics asks CUDA for its device."""
+    stock_backend, stock_device = validator.AutoBackend, validator.get_torch_device_backend
+
+    def on_cpu(*args: Any, **kwargs: Any) -> Any:
+        return stock_backend(*args, **{**kwargs, "device": torch.device("cpu")})
+
+    validator.AutoBackend = on_cpu
+    validator.get_torch_device_backend = lambda _: SimpleNamespace(current_device=lambda: 0)
+    try:
+        yield
+    finally:
+        validator.AutoBackend, validator.get_torch_device_backend = stock_backend, stock_device
+
+
+def share_file(path: Path) -> None:
+    """Give every rank that cannot see this file (another machine) a copy of rank 0's, at the same path."""
+    seen: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, path.exists())
+    if not seen[0] or all(seen):
+        return
+    box = [path.read_bytes() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    if box[0] is not None and not seen[dist.get_rank()]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_name(f".{path.name}.{dist.get_rank()}")
+        tmp.write_bytes(box[0])
+        tmp.replace(path)
+
+
 def digest(model: torch.nn.Module) -> str:
     """A short hash of all parameters, to the bit: after any step of DDP it is the same on every rank."""
     total = hashlib.blake2b(digest_size=8)
@@ -69,7 +103,7 @@ class RanksMixin:
     """One rank of several. On CUDA the trainer's own path, only less patient; on CPU what that path lacks.
 
     A full training keeps Ultralytics' timeout, because rank 0 validates alone for as long as it takes. `_do_train` is
-    called as it is; the override points are __init__, _setup_ddp, _setup_train and train (ULTRALYTICS 5).
+    called as it is; the override points are __init__, _setup_ddp, _setup_train, final_eval and train (ULTRALYTICS 5).
     """
 
     recorder: Recorder
@@ -94,6 +128,21 @@ class RanksMixin:
                 dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=me.world_size)
             else:
                 super()._setup_ddp(*args)  # type: ignore[misc]
+        if spec.role == "train":
+            self._agree_on_folder()
+
+    def _agree_on_folder(self) -> None:
+        """Every rank looks for checkpoints where rank 0 writes them: alone it would not count the folder's name up.
+
+        Else it finds those of an older run there, or none, and leaves rank 0 alone in the final validation.
+        """
+        me: Any = self
+        box = [str(me.save_dir.absolute())]
+        dist.broadcast_object_list(box, src=0)
+        me.save_dir = Path(box[0])
+        me.args.save_dir, me.args.name = box[0], me.save_dir.name
+        me.wdir, me.csv = me.save_dir / "weights", me.save_dir / "results.csv"
+        me.last, me.best = me.wdir / "last.pt", me.wdir / "best.pt"
 
     def _setup_train(self, *args: Any) -> Any:
         me: Any = self
@@ -101,10 +150,18 @@ class RanksMixin:
         with on_cpu if me.device.type == "cpu" else contextlib.nullcontext():
             return super()._setup_train(*args)  # type: ignore[misc]
 
+    def final_eval(self) -> None:
+        """Validate the best checkpoint on all ranks, whose machines may not share a disk."""
+        me: Any = self
+        share_file(me.best)
+        with final_eval_on_cpu() if me.device.type == "cpu" else contextlib.nullcontext():
+            super().final_eval()  # type: ignore[misc]
+
     def train(self) -> None:
         """Train; after a segment no rank leaves before all have finished their collectives."""
         try:
             super().train()  # type: ignore[misc]
+            self.recorder.effective = ranks_in_effect(self)
         except BaseException:
             if self.recorder.over:
                 dist.barrier()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from autotune.worker.nccl import nccl_in_effect
 from autotune.worker.patches import compute, ddp, loader, loop
 from autotune.worker.ranks import ranks_in_effect
 
@@ -97,6 +98,7 @@ def job(trainer: Any) -> dict[str, Any]:
         "accumulate": trainer.accumulate,
         "nbs": args.nbs,
         "weight_decay": decays[0] if decays else 0.0,
+        "gradient_bytes": sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad),
         "mosaic_buffer": getattr(loader.dataset, "max_buffer_length", None),
         "torch": torch.__version__,
     }
@@ -115,7 +117,6 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
             "ram" if getattr(dataset, "cache_ram", False) else "disk" if getattr(dataset, "cache_disk", False) else None
         )
     threads = os.environ.get("OMP_NUM_THREADS")
-    nccl = [os.environ.get(k) for k in ("NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD")]
     on_cuda = trainer.device.type == "cuda"
     return {
         "batch_per_gpu": batches.batch_size or 0,
@@ -141,7 +142,7 @@ def effective(trainer: Any, n_ranks: int) -> dict[str, Any]:
         "stride_on_cpu": loop.stride_on_cpu_in_effect(trainer),
         "gc_freeze": loop.gc_freeze_in_effect(),
         "empty_cache": loop.empty_cache_in_effect(trainer),
-        "nccl_socket": "x".join(str(v) for v in nccl) if all(nccl) else None,
+        **nccl_in_effect(os.environ),
         "optimizer": type(trainer.optimizer).__name__,
         "device": str(trainer.device),
         "device_name": torch.cuda.get_device_name(trainer.device) if on_cuda else None,

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
-from autotune.contract import RankRecord, TrialDir, TrialSpec, write_json
+from autotune.contract import RankRecord, Sizes, TrialDir, TrialSpec, write_json
 from autotune.worker.segment import Segment, State
 
 STOP_MARGIN = 3
@@ -45,6 +45,7 @@ class Recorder:
         self.resolved: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
         self.peak_mem_bytes: int | None = None
+        self.sizes: Sizes | None = None
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
@@ -105,8 +106,10 @@ class Recorder:
         path = self.directory.stop_at
         if self._stop_at is None and self.rank == 0 and over:
             # Ahead by whole optimizer cycles, so that the window stays made of them.
-            cycle = self.segment.accumulate
-            self._stop_at = n + -(-STOP_MARGIN // cycle) * cycle
+            cycle, ahead = self.segment.accumulate, STOP_MARGIN
+            if self.spec.probe == "no_sync":  # nothing holds the ranks together, but no rank leaves an epoch alone
+                ahead += max(0, *(self._steps_of(r) - n for r in range(1, self.spec.n_ranks)))
+            self._stop_at = n + -(-ahead // cycle) * cycle
             tmp = path.with_suffix(".tmp")
             tmp.write_text(f"{self._stop_at} {self.segment.measured_from or 0}", encoding="ascii")
             tmp.replace(path)
@@ -117,6 +120,14 @@ class Recorder:
             self.segment.measured_from = self._window or None
         self.over = self._stop_at is not None and n >= self._stop_at
         return self.over
+
+    def _steps_of(self, rank: int) -> int:
+        """How many steps another rank has finished, as its stream says."""
+        try:
+            lines = self.directory.stream(rank).read_text(encoding="ascii").splitlines()
+        except OSError:
+            return 0
+        return sum(not line.startswith("#") for line in lines)
 
     def _write(self, line: str) -> None:
         if self._stream is None:
@@ -143,6 +154,7 @@ class Recorder:
                 phases_s=self.phases_s,
                 error=_describe(error) if error else None,
                 ended_s=time.monotonic(),
+                sizes=self.sizes,
             ),
         )
 

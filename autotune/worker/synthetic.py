@@ -24,6 +24,8 @@ from autotune.worker.recorder import Recorder
 
 MEM_LIMIT_BYTES = 16 * 2**30
 N_IMAGES = 1280
+ALL_REDUCE_S = 0.012
+"""What several ranks exchange in a step, none of it hidden."""
 
 
 class SimulatedOutOfMemoryError(RuntimeError):
@@ -64,17 +66,18 @@ class Synthetic:
         args = spec.train_args
         rng = random.Random(f"{spec.seed}/{spec.number}")
         run_offset = rng.gauss(1.0, 0.01)
-        batch = int(args.get("batch", 16)) // spec.n_ranks
+        n_ranks = int(self.asked.get("n_ranks", spec.n_ranks))
+        batch = int(args.get("batch", 16)) // n_ranks
         recorder.resolved = {"optimizer": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}
         nbs = int(args.get("nbs", 64))
         epochs = int(args.get("epochs", 100))
         recorder.job = {
             "n_images": N_IMAGES,
-            "n_batches": -(-N_IMAGES // max(batch * spec.n_ranks, 1)),
+            "n_batches": -(-N_IMAGES // max(batch * n_ranks, 1)),
             "epochs": epochs,
             "n_closed_epochs": min(int(args.get("close_mosaic", 10)), epochs),
             "nc": 6,
-            "accumulate": max(round(nbs / max(batch * spec.n_ranks, 1)), 1),
+            "accumulate": max(round(nbs / max(batch * n_ranks, 1)), 1),
         }
         recorder.segment.accumulate = recorder.job["accumulate"]
         mem = int(1.2e9 + batch * 1.9e8 * (0.6 if args.get("amp") in (True, "bf16") else 1.0))
@@ -97,7 +100,7 @@ class Synthetic:
             self.t += step
             self._commit("step", n_steps)
             n_steps += 1
-            if recorder.step(wait_s=wait, step_s=step, images=batch):
+            if recorder.step(wait_s=wait, step_s=step, images=batch * n_ranks // spec.n_ranks):
                 recorder.effective = self.effective()
                 return
 
@@ -133,7 +136,9 @@ class Synthetic:
         workers = int(self._get("workers", 0))
         data = batch * per_image / max(1, workers)
         assert self.spec is not None
-        if self.spec.probe:
+        if self.spec.n_ranks > 1 and self.spec.probe != "no_sync":
+            compute += ALL_REDUCE_S
+        if self.spec.probe in ("data", "compute"):
             return (compute, 0.0) if self.spec.probe == "compute" else (0.0, data)
         return (compute, data) if workers else (compute + data, 0.0)
 

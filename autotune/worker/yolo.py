@@ -14,12 +14,13 @@ from typing import Any, Final
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
-from autotune.worker.memory import peak_memory_bytes
+from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
-from autotune.worker.probes import load_only, replay
+from autotune.worker.probes import load_only, no_sync, replay
 from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import buffer_steps, compiles, effective, job, ready_batches, resolved
 from autotune.worker.recorder import Recorder
+from autotune.worker.sizes import measure_sizes
 from autotune.worker.timing import StepClock, stamp_of
 from autotune.worker.trace import trace
 
@@ -150,6 +151,8 @@ class SegmentMixin:
         if over:
             self._clock.finish()
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
+            if self.recorder.spec.certify:
+                forward_as_validation(me)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
             raise SegmentOverError
         self._clock.wait_from_here()
@@ -175,7 +178,7 @@ class Yolo:
         bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             bases = (*bases[:-1], RanksMixin, stock)
-        attrs = {"patches": spec.patches, "recorder": self.recorder}
+        attrs = {"patches": spec.patches, "recorder": self.recorder, "tolerant": not trial}
         cls = type(f"Tune{name}", bases, attrs)
         self.trainer = cls(overrides=dict(spec.train_args))
         if not trial:
@@ -188,8 +191,13 @@ class Yolo:
             with self.trainer.patched():
                 load_only(self.trainer, recorder)
             return
+        if recorder.spec.probe == "sizes":
+            measure_sizes(self.trainer, recorder)
+            return
         if recorder.spec.probe == "compute":
             self.trainer.add_callback("on_train_start", partial(replay, recorder=recorder))
+        if recorder.spec.probe == "no_sync":
+            self.trainer.add_callback("on_train_start", no_sync)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:
@@ -216,7 +224,7 @@ class _Asked:
         self.done = False
 
     def __call__(self, trainer: Any) -> None:
-        if self.done:
+        if self.done or int(os.environ.get("RANK", "0")) > 0:
             return
         self.done = True
         real = effective(trainer, self.spec.n_ranks)

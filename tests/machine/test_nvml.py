@@ -6,7 +6,7 @@ import pynvml
 import pytest
 
 from autotune.contract import Gpu
-from autotune.machine.nvml import FREE_LIMIT_S, read_driver, read_gpus, slowdowns, used_memory, wait_until_free
+from autotune.machine.nvml import FREE_LIMIT_S, read_driver, read_gpus, slowdowns, used_memory, users, wait_until_free
 
 
 class FakeNvml:
@@ -18,10 +18,11 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
-    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,), reasons=0):
+    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,), reasons=0, pids=()):
         self.fail, self.lost, self.as_bytes, self.open = fail, lost, as_bytes, 0
         self.used = list(used)
         self.reasons = reasons
+        self.pids = pids
 
     def __getattr__(self, name):
         def call(*args):
@@ -38,6 +39,7 @@ class FakeNvml:
                 "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
                 "nvmlDeviceGetMemoryInfo": lambda i: SimpleNamespace(total=80 << 30, used=self._look()),
                 "nvmlDeviceGetCurrentClocksEventReasons": lambda i: self.reasons,
+                "nvmlDeviceGetComputeRunningProcesses": lambda i: [SimpleNamespace(pid=p) for p in self.pids if i == 1],
                 "nvmlSystemGetDriverVersion": lambda: text("580.1"),
             }
             return answers[name](*args)
@@ -134,3 +136,10 @@ def test_without_an_answer_nothing_lowers_the_clock():
             assert look() is None
     with slowdowns((), FakeNvml(reasons=heat)) as look:
         assert look() is None
+
+
+def test_who_uses_a_gpu():
+    assert users(["GPU-0", "GPU-1"], FakeNvml(pids=(40, 7))) == {"GPU-1": (7, 40)}
+    assert users(["GPU-0", "GPU-1"], FakeNvml()) == {}
+    assert users(["GPU-1"], FakeNvml(pids=(7,), fail="nvmlDeviceGetComputeRunningProcesses")) == {}
+    assert users([]) == {}

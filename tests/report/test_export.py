@@ -299,6 +299,22 @@ def test_nbs_and_decay_that_keep_the_training_are_written_with_why():
     assert "keeps the effective batch; was 64" in text
 
 
+@pytest.mark.parametrize(
+    ("device", "n_ranks", "last"),
+    [
+        ("0,1", 2, 'exec yolo train cfg="$here/best.yaml" "$@"'),
+        ("2", 1, 'exec yolo train cfg="$here/best.yaml" "$@"'),
+        ("2,0", 2, 'exec yolo train cfg="$here/best.yaml" device=0,1 "$@"'),
+        ("cpu", 2, 'exec "${PYTHON:-python}" -m autotune train "$here/winner.json" "$@"'),
+    ],
+)
+def test_launch_on_the_gpus_that_were_measured(device, n_ranks, last):
+    winner = Winner(task="detect", train_args={"device": device}, n_ranks=n_ranks)
+    lines = launch_sh(winner, "x", ["GPU-a", "GPU-b"]).splitlines()
+    assert lines[-1] == last
+    assert ("export CUDA_VISIBLE_DEVICES=GPU-a,GPU-b" in lines) == (device == "2,0")
+
+
 @pytest.mark.parametrize(("device", "value"), [("0,1,2,3", "0,1,2,3"), ("0", 0), ("cpu", "cpu")])
 def test_device(device, value):
     ranks = len(device.split(","))

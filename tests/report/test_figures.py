@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.contract import Outcome, RunDir, TrialResult
+from autotune.contract import Outcome, RunDir, Transport, TrialResult
 from autotune.report.figures import FIGURES
 from autotune.report.load import RunData, load_run
 
@@ -44,7 +44,8 @@ def test_every_figure_is_drawn_or_says_why(edge_run: RunDir) -> None:
 def test_a_whole_run_draws_everything(tmp_path: Path) -> None:
     results = with_probes(default_results(20, ALL_FAILURES))
     run = load_run(make_run(tmp_path / "r", results=results).path)
-    assert [name for name, draw in FIGURES.items() if not draw(run).drawn] == []
+    assert [name for name, draw in FIGURES.items() if not draw(run).drawn] == ["ranks"]
+    assert FIGURES["ranks"](run).reason == "This job has one rank, which exchanges nothing."
 
 
 def test_a_simulated_run_says_so_in_each_title(tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_probe_is_no_trial_anywhere(tmp_path: Path) -> None:
         left, right = FIGURES[name](with_one), FIGURES[name](without)
         assert (left.note, left.df.to_csv()) == (right.note, right.df.to_csv()), name
     table = FIGURES["trials"](with_one)
-    assert table.note == "7 trials: 7 ok. And 1 probe of the loader or the step alone."
+    assert table.note == "7 trials: 7 ok. And 1 probe."
     row = [cell.text for cell in table.table.rows[-1]]  # type: ignore[union-attr]
     assert row[:4] == ["7", "loader only", "ok", "100000"]
     assert row[5] == "-", "no ratio to the baseline"
@@ -298,3 +299,33 @@ def test_step_anatomy_is_per_image(tmp_path: Path) -> None:
     old = replace(result_of(0), parts_s={})
     run = load_run(make_run(tmp_path / "old", results=[old], finalists=False).path)
     assert FIGURES["step_anatomy"](run).reason == "No trial has recorded the parts of its steps."
+
+
+def test_ranks_compares_the_step_with_and_without_the_others(tmp_path: Path) -> None:
+    first = result_of(0, images_per_s=100.0, straggler_frac=0.042)
+    pair = [probe_of(1, "no_sync", 125.0, dict(BASE)), probe_of(2, "one_rank", 80.0, dict(BASE))]
+    on_two = {"n_ranks": 2}
+    run = load_run(make_run(tmp_path / "r", results=[first, *pair], info=on_two).path)
+    card = FIGURES["ranks"](run)
+    df = card.df.set_index("kind")
+    assert df["step_s"].tolist() == pytest.approx([0.32, 0.256, 0.2])  # 2 ranks of 16 images
+    assert df.loc["step", ["exposed_frac", "efficiency", "straggler_frac"]].tolist() == pytest.approx(
+        [0.2, 0.625, 0.042]
+    )
+    assert "2 ranks train 1.25 times as fast as one: a scaling efficiency of 62 %." in card.note
+    assert "is 20 % of the step" in card.note
+    assert "Ranks wait for the slowest one for 4 % of the step." in card.note
+    half = FIGURES["ranks"](load_run(make_run(tmp_path / "h", results=[first, pair[1]], info=on_two).path))
+    assert "The step without communication was not measured." in half.note
+    alone = FIGURES["ranks"](load_run(make_run(tmp_path / "a", results=[first], info=on_two).path))
+    assert "neither the step without communication nor that of one rank" in str(alone.reason).lower()
+
+
+def test_the_environment_names_transport_and_the_users_nccl_settings(tmp_path: Path) -> None:
+    transport = Transport(nccl="2.30.7", n_nodes=2, pairs={"0-1": "SHM", "1-2": "NET/Socket", "2-3": "SHM"})
+    info = {"transport": transport, "nccl_set": {"NCCL_ALGO": "Ring (environment)"}, "n_ranks": 4}
+    df = FIGURES["environment"](load_run(make_run(tmp_path / "r", 3, info=info).path)).df.set_index("name")["value"]
+    assert df["transport between ranks"] == "SHM (ranks 0-1, 2-3); NET/Socket (ranks 1-2)"
+    assert df["NCCL"] == "2.30.7"
+    assert df["your NCCL settings"] == "NCCL_ALGO=Ring (environment)"
+    assert "transport assumed" not in df

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.contract import TrialDir
+from autotune.contract import Nodes, TrialDir
 from autotune.contract.folders import LONGEST_TMPDIR
 from autotune.run.launch import RUN_TAG, TAG, argv, environment
 from tests.run.trials import spec
@@ -25,6 +25,27 @@ def test_one_rank_is_this_python_and_several_are_torchrun(tmp_path: Path) -> Non
         *("--standalone", "--nproc-per-node", "2", "--max-restarts", "0"),
         *worker,
     ]
+
+
+def test_several_nodes_meet_at_an_endpoint(tmp_path: Path) -> None:
+    directory = TrialDir(tmp_path / "run" / "trials" / "0001")
+    place = Nodes(n_nodes=2, node_rank=1, rdzv_endpoint="10.0.0.1:29500")
+    said = argv(replace(spec("demo"), nodes=place), directory)
+    assert "--standalone" not in said
+    options = dict(zip(said[3:-3:2], said[4:-3:2], strict=True))
+    assert options["--nnodes"] == "2"
+    assert options["--node-rank"] == "1"
+    assert options["--rdzv-endpoint"] == "10.0.0.1:29500"
+    assert options["--nproc-per-node"] == "1"
+    assert "GLOO_SOCKET_IFNAME" not in environment(replace(spec("demo"), nodes=place), directory, "tag", {})
+    assert environment(replace(spec("demo"), n_ranks=2), directory, "tag", {})["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_a_full_training_sees_what_the_user_sees_unless_its_ranks_need_their_own_gpus(tmp_path: Path) -> None:
+    directory, shell = TrialDir(tmp_path / "run" / "trials" / "0001"), {"CUDA_VISIBLE_DEVICES": "3,1"}
+    full = replace(spec("demo"), role="train")
+    assert environment(full, directory, "tag", shell)["CUDA_VISIBLE_DEVICES"] == "3,1"
+    assert environment(replace(full, gpus=("GPU-1",)), directory, "tag", shell)["CUDA_VISIBLE_DEVICES"] == "GPU-1"
 
 
 def test_a_launchers_leftovers_are_not_inherited(tmp_path: Path) -> None:
@@ -83,3 +104,11 @@ def test_a_private_tmpdir_that_is_too_long_for_a_socket_moves_and_is_found_again
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert far.tmp == kept, "another shell, or the trial itself, has another TMPDIR"
+
+
+def test_an_empty_variable_of_nccl_is_not_there(tmp_path: Path) -> None:
+    base = {"NCCL_ALGO": "Ring", "NCCL_SOCKET_IFNAME": "eth0"}
+    asked = spec("demo", env={"NCCL_ALGO": "", "PYTORCH_CUDA_ALLOC_CONF": ""})
+    env = environment(asked, TrialDir(tmp_path / "run" / "trials" / "0001"), "t", base)
+    assert "NCCL_ALGO" not in env
+    assert (env["NCCL_SOCKET_IFNAME"], env["PYTORCH_CUDA_ALLOC_CONF"]) == ("eth0", "")

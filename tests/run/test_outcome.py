@@ -113,6 +113,14 @@ def test_benign_lines_explain_no_death(path: Path) -> None:
     assert "exit status 1 without a record" in (judgement.error or "")
 
 
+def test_ranks_that_keep_their_gradients_may_differ() -> None:
+    apart = [record(rank=r, effective={"params": str(r)}) for r in range(2)]
+    asked = replace(spec("d"), n_ranks=2)
+    assert classify(asked, apart, ENDED, []).outcome is Outcome.CRASH
+    assert classify(replace(asked, role="probe", probe="compute"), apart, ENDED, []).outcome is Outcome.CRASH
+    assert classify(replace(asked, role="probe", probe="no_sync"), apart, ENDED, []).outcome is Outcome.OK
+
+
 def test_a_value_error_after_steps_is_a_crash_not_the_users_arguments() -> None:
     assert classify(spec("d"), [failed("ValueError", "x")], DIED, []).outcome is Outcome.INVALID
     assert classify(spec("d"), [failed("ValueError", "x", columns())], DIED, []).outcome is Outcome.CRASH

@@ -150,15 +150,25 @@ def test_a_forked_trial_is_what_a_cold_one_is(tmp_path: Path, preloaded: Preload
     assert len(parents()) == 1
 
 
+@pytest.mark.slow
 def test_every_env_knob_and_the_losses_of_a_real_warm_trial(
     tiny: Path, tmp_path: Path, preloaded: Preloaded, spied: dict[str, str]
 ) -> None:
-    changes = {"omp_num_threads": 2, "alloc_conf": "expandable_segments:True", "nccl_socket": "2x4"}
+    changes = {
+        "omp_num_threads": 2,
+        "alloc_conf": "expandable_segments:True",
+        "nccl_socket": "2x4",
+        "nccl_p2p_level": "SYS",
+        "nccl_ctas": "1-8",
+        "nccl_buffsize": 8 << 20,
+        "nccl_algo": "allreduce:tree",
+        "nccl_ib_qps": 4,
+    }
     assert set(changes) == {name for name, knob in KNOBS.items() if knob.site is Site.ENV}
     machine = Machine(hostname="h", cpu="c", n_cores=2, n_cores_host=2, ram_bytes=2**34, shm_bytes=None, gpus=())
     ctx = Context(machine=machine, device="cuda", train_args={}, task="detect", has_compiler=True)
     env = materialise(changes, dict.fromkeys(changes), ctx, "same").env
-    assert len(env) == 4
+    assert len(env) == 10
     seen, losses, results = [], [], []
     killed: list[int] = []
 
@@ -180,7 +190,8 @@ def test_every_env_knob_and_the_losses_of_a_real_warm_trial(
     assert len(killed) == 1, "the trial did not need its parent any more"
     assert losses[0] == losses[1]
     assert env.items() <= seen[1]["in C"].items()
-    assert (warm.effective["omp_num_threads"], warm.effective["nccl_socket"]) == (2, "2x4")
+    on_cpu = changes | {"alloc_conf": None}  # there is no CUDA allocator
+    assert {k: warm.effective[k] for k in changes} == {k: cold.effective[k] for k in changes} == on_cpu
     same = ("environ", "in C", "argv", "cwd", "tempdir", "handlers", "tag seen from outside", "leads its session")
     assert {k: seen[1][k] for k in same} == {k: seen[0][k] for k in same}
     assert warm.peak_mem_bytes[0] == pytest.approx(cold.peak_mem_bytes[0], rel=0.1)

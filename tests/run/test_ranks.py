@@ -12,6 +12,7 @@ import pytest
 from autotune.contract import Deadlines, Outcome, RankRecord, SegmentSettings, TrialDir, TrialResult, read_json
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
+from autotune.search.plan import on_one_rank
 from tests.run.trials import spec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -60,6 +61,8 @@ def test_two_ranks_train_together(tmp_path: Path) -> None:
     result, records, batches = train(tmp_path)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
     assert result.images_per_s
+    assert result.straggler_frac is not None
+    assert 0 <= result.straggler_frac < 1
     first, second = (r.effective for r in records)
     assert (first["world_size"], first["dist_backend"], first["ddp"], first["device"]) == (2, "gloo", True, "cpu")
     assert first["batch_per_gpu"] == second["batch_per_gpu"] == 4
@@ -85,3 +88,48 @@ def test_without_gradient_sync_the_trial_fails(tmp_path: Path) -> None:
     assert records[0].effective["params"] != records[1].effective["params"]
     assert result.outcome is Outcome.CRASH
     assert "parameters differ" in (result.error or "")
+
+
+def probe(tmp_path: Path, what: str, n_ranks: int) -> TrialResult:
+    """A probe of a job of two ranks, as the search asks for it (Plan.probing)."""
+    data = demo_dataset(tmp_path / "set", n_train=16, n_val=4)
+    model = str(REPOSITORY / "tests/models/tiny-detect.yaml")
+    asked = replace(
+        spec(data, model=model, batch=8, nbs=16, imgsz=64, mosaic=0.0, patches={"torch_threads": 1}),
+        n_ranks=2,
+        role="probe",
+        probe=what,  # type: ignore[arg-type]
+        segment=SegmentSettings(warmup_steps=4, warmup_s=0.1, warmup_cap_s=2.0, measure_s=0.5, measure_steps=20),
+        deadlines=Deadlines(stall_s=20.0, total_s=120.0),
+    )
+    if what == "one_rank":
+        asked = on_one_rank(asked)
+    assert asked.n_ranks == n_ranks
+    directory = TrialDir(tmp_path / what)
+    result = run_trial(asked, directory, started_s=0.0)
+    assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
+    assert result.n_steps >= 20
+    return result
+
+
+@pytest.mark.slow
+def test_gradients_that_stay_on_their_rank(tmp_path: Path) -> None:
+    """Two steps an epoch: every second one ends in the loop's own broadcast, which no rank may be left alone in."""
+    result = probe(tmp_path, "no_sync", 2)
+    records = [read_json(TrialDir(tmp_path / "no_sync").rank(r), RankRecord) for r in range(2)]
+    first, second = (r.effective for r in records)
+    assert first["params_at_start"] == second["params_at_start"]
+    assert len({first["params"], second["params"], first["params_at_start"]}) == 3, "each trained on by itself"
+    slowest = min(r.steps.throughput(r.measured_from or 1).images_per_s for r in records)  # type: ignore[union-attr]
+    assert result.images_per_s == pytest.approx(2 * slowest)
+    assert result.straggler_frac is None, "nobody waits for anybody"
+    assert result.job["gradient_bytes"] > 1000
+
+
+@pytest.mark.slow
+def test_one_rank_with_its_share(tmp_path: Path) -> None:
+    result = probe(tmp_path, "one_rank", 1)
+    [record] = [read_json(path, RankRecord) for path in (tmp_path / "one_rank").glob("rank*.json")]
+    assert set(record.steps.images) == {4}
+    assert (result.job["batch"], result.job["nbs"], result.job["accumulate"]) == (4, 8, 2)
+    assert "world_size" not in result.effective

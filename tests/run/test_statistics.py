@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autotune.contract import Outcome, RankRecord, StepColumns, TrialResult
@@ -75,3 +77,27 @@ def test_rest_is_never_negative() -> None:
     late = record(0, 0.1)
     late.steps.backward_s[:] = [0.06] * 41
     assert result(late).parts_s["rest"] == 0.0
+
+
+def test_a_rank_waits_in_its_backward_pass_for_the_one_that_begins_it_last() -> None:
+    """The same step on both; rank 1 is ready for the reduction 20 ms later, in every fourth step 40 ms."""
+    first, second = record(0, 0.1), record(1, 0.1)
+    first.steps.backward_s[:] = [0.06 if i % 4 else 0.08 for i in range(41)]
+    second.steps.backward_s[:] = [0.04] * 41
+    got = result(first, second)
+    # 30 steps of 20 ms and 10 of 40 ms, on one of two ranks: 12.5 ms of 100 ms.
+    assert got.straggler_frac == pytest.approx(0.125)
+    assert result(second, first).straggler_frac == pytest.approx(0.125)
+    assert result(first).straggler_frac is None, "one rank waits for nobody"
+    second.steps.backward_s.clear()
+    assert result(first, second).straggler_frac is None, "no anatomy"
+
+
+def test_ranks_that_exchange_nothing_count_as_the_slowest() -> None:
+    """Rank 1 made 25 % more steps in its window, and would not have had them with the others to wait for."""
+    ran = [record(0, 0.1), record(1, 0.08, n=51)]
+    probe = replace(spec("x"), role="probe", probe="no_sync")
+    got = build_result(probe, ran, Judgement(Outcome.OK), started_s=0.0, took_s=1.0)
+    assert got.images_per_s == pytest.approx(200.0)
+    assert got.straggler_frac is None
+    assert result(*ran).images_per_s == pytest.approx(900 / 4.0)

@@ -7,13 +7,16 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from autotune import rerun
-from autotune.contract import Winner, write_json
+from autotune.contract import Gpu, Nodes, TrialSpec, Winner, write_json
+from autotune.errors import InputError
 from autotune.run import launch
 
 TRAINING = """
@@ -58,3 +61,69 @@ def test_an_interrupted_training_finishes_its_checkpoint(
         assert (tmp_path / "last.pt").read_text() == "half of the checkpoint, and the other half"
     left = [p for p in psutil.process_iter(["cmdline"]) if str(script) in (p.info["cmdline"] or ())]
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ((0, 0, None), "--nnodes 0"),
+        ((2, 2, "a:1"), "--node-rank 2 of --nnodes 2"),
+        ((2, -1, "a:1"), "--node-rank -1 of --nnodes 2"),
+        ((2, 0, None), "--nnodes needs host:port"),
+        ((2, 0, "10.0.0.1"), "--rdzv-endpoint 10.0.0.1 is not host:port"),
+        ((2, 0, "10.0.0.1:x"), "is not host:port"),
+        ((2, 0, "10.0.0.1:99999"), "is not host:port"),
+    ],
+)
+def test_a_place_among_nodes_that_is_none(typed: tuple[int, int, str | None], message: str) -> None:
+    with pytest.raises(InputError) as e:
+        rerun.nodes(*typed)
+    assert message in e.value.message
+
+
+def test_a_place_among_nodes() -> None:
+    assert rerun.nodes(1, 0, None) is None
+    assert rerun.nodes(2, 1, "[::1]:29500") == Nodes(n_nodes=2, node_rank=1, rdzv_endpoint="[::1]:29500")
+
+
+def spec_of_training(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, winner: Winner, place: Nodes | None = None, **args: Any
+) -> TrialSpec:
+    """What `autotune train` starts, on a machine with four GPUs."""
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="H100", mem_bytes=80 << 30) for i in range(4))
+    machine = replace(rerun.read_machine(), gpus=gpus)
+    specs: list[TrialSpec] = []
+    monkeypatch.setattr(rerun, "read_machine", lambda: machine)
+    monkeypatch.setattr(launch, "argv", lambda spec, _: specs.append(spec) or [sys.executable, "-c", ""])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.chdir(folder)
+    write_json(folder / "winner.json", winner)
+    assert rerun.train(str(folder), args, place) == 0
+    return specs[0]
+
+
+def test_full_training_on_the_winners_ranks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    winner = Winner(task="detect", train_args={"batch": 64, "device": "0,2"}, n_ranks=2)
+    asked = spec_of_training(monkeypatch, tmp_path, winner)
+    assert (asked.n_ranks, asked.gpus, asked.train_args["device"]) == (2, ("GPU-0", "GPU-2"), "0,1")
+    asked = spec_of_training(monkeypatch, tmp_path, winner, device="0,1,2,3")
+    assert (asked.n_ranks, asked.gpus) == (4, ("GPU-0", "GPU-1", "GPU-2", "GPU-3"))
+    asked = spec_of_training(monkeypatch, tmp_path, winner, device=1)
+    assert (asked.n_ranks, asked.gpus, asked.train_args["device"]) == (1, (), 1)
+    asked = spec_of_training(monkeypatch, tmp_path, winner, device="cpu")
+    assert (asked.n_ranks, asked.gpus) == (1, ())
+    assert "4 ranks share batch=64, 16 each; 32 each were measured (batch=128 keeps those" in caplog.text
+    with pytest.raises(InputError, match="batch=64 does not divide by 3 ranks"):
+        spec_of_training(monkeypatch, tmp_path, winner, device="0,1,2")
+    with pytest.raises(InputError, match="there are 4 visible GPUs"):
+        spec_of_training(monkeypatch, tmp_path, winner, device="0,7")
+
+
+def test_full_training_on_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    winner = Winner(task="detect", train_args={"batch": 64, "device": "cpu"}, n_ranks=2)
+    place = Nodes(n_nodes=2, node_rank=1, rdzv_endpoint="10.0.0.1:29500")
+    assert spec_of_training(monkeypatch, tmp_path, winner, place).nodes == place
+    with pytest.raises(InputError, match="batch=6 does not divide by 4 ranks"):
+        spec_of_training(monkeypatch, tmp_path, winner, place, batch=6)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.app import TRIAL_ARGS
 from autotune.contract import TrialDir
+from autotune.question import TRIAL_ARGS
 from autotune.run.dataset import DatasetView
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial

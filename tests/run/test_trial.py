@@ -132,7 +132,9 @@ def test_out_of_memory_raises_instead_of_halving_the_batch(tiny: Path, tmp_path:
     assert result.resolved["optimizer"] == "AdamW", "the resolved optimizer is kept even when the first step fails"
 
 
-@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
+@pytest.mark.parametrize(
+    "task", [*(pytest.param(t, marks=pytest.mark.slow) for t in ("segment", "pose", "obb")), "classify"]
+)
 def test_other_tasks_train(task: str, tiny_home: Path, tmp_path: Path) -> None:
     data = demo_dataset(tiny_home, n_train=16, n_val=4, task=task)  # type: ignore[arg-type]
     suffix = {"segment": "-seg", "pose": "-pose", "obb": "-obb", "classify": "-cls"}[task]

@@ -175,3 +175,19 @@ def test_only_what_slows_the_measured_window_counts(tmp_path: Path) -> None:
     t.watcher.slowed = lambda: None
     t.at(3.0)
     assert t.watcher.slowed_by == "hot"
+
+
+def test_ranks_that_are_equally_far_are_told_as_many(tmp_path: Path) -> None:
+    t = Trial(tmp_path, n_ranks=2, deadlines=replace(LIMITS, total_s=9.0))
+    t.steps(0, 8)
+    t.steps(1, 8)
+    assert t.at(9.5) == "still running after 10 s, its deadline: rank 0 and rank 1 are at step 8"
+
+
+def test_the_live_rate_is_that_of_all_ranks(tmp_path: Path) -> None:
+    """It is compared with the baseline's, which counts the images of all ranks."""
+    t = Trial(tmp_path, n_ranks=2)
+    for rank in range(2):
+        t.write(rank, "1.0 0.0 0.1 8 0 0", *(f"{1 + i / 10} 0.0 0.1 8 0 1" for i in range(1, 5)))
+    t.at(1.0)
+    assert t.seen[-1].steps.images == [16] * 5

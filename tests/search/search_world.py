@@ -67,7 +67,7 @@ class FakeSpace:
         self.seeds, self.train_args = tuple(seeds), dict(train_args or {})
         self.calls = []
 
-    def prepare(self, effective, n_images, train_args=None):
+    def prepare(self, effective, n_images, train_args=None, transport=None):
         self.calls.append((dict(effective), n_images, train_args))
         if train_args is not None:
             self.train_args = dict(train_args)
@@ -101,10 +101,11 @@ def rate_of(params):
 
 
 class FakeTrainer:
-    """run_trial of a formula; `fails(spec)` -> Outcome, an exception to raise, or None."""
+    """run_trial of a formula; `fails(spec)` -> Outcome, an exception to raise, or None; `needs(params)` -> bytes."""
 
-    def __init__(self, clock, *, noise=0.01, seed=0, fails=lambda spec: None, rate=rate_of):
+    def __init__(self, clock, *, noise=0.01, seed=0, fails=lambda spec: None, rate=rate_of, needs=None, has_bytes=0):
         self.clock, self.noise, self.fails, self.rate = clock, noise, fails, rate
+        self.needs, self.has_bytes = needs, has_bytes
         self.rng = random.Random(seed)
         self.specs = []
 
@@ -112,6 +113,9 @@ class FakeTrainer:
         self.specs.append(spec)
         begin = self.clock.now
         outcome = self.fails(spec)
+        peak_bytes = self.needs(spec.params) if self.needs else None
+        if peak_bytes and peak_bytes > self.has_bytes:
+            outcome = Outcome.OOM
         rate = self.rate(spec.params) * self.rng.lognormvariate(0.0, self.noise)
         if isinstance(outcome, BaseException):
             self.clock.advance(2.0)
@@ -156,6 +160,7 @@ class FakeTrainer:
             ci95_hi=rate * 1.01,
             step_p50_s=step_s,
             n_steps=n_steps,
+            peak_mem_bytes=(peak_bytes,) if peak_bytes else (),
             phases_s={**phases, "measure": SEGMENT_S},
             **common,
         )

@@ -62,6 +62,11 @@ def test_baseline_on_cpu_is_what_ultralytics_falls_back_to(context):
         "gc_freeze": False,
         "empty_cache": True,
         **dict.fromkeys(DDP_KNOBS),  # one rank
+        "nccl_p2p_level": None,
+        "nccl_ctas": None,
+        "nccl_buffsize": None,
+        "nccl_algo": None,
+        "nccl_ib_qps": None,
     }
     assert baseline_params(["torch_threads"], context("cpu", n_cores=2)) == {"torch_threads": 1}
     assert baseline_params(["torch_threads"], context("cpu", n_cores=1)) == {"torch_threads": 1}
@@ -99,9 +104,6 @@ def test_what_really_ran_wins_over_predictions(context):
         ("cudnn_benchmark", "cuda", {"args": {"multi_scale": 0.5}}, "multi_scale"),
         ("torch_threads", "cuda", {}, "the GPU does the work; use omp_num_threads"),
         ("compile", "cuda", {"has_compiler": False}, "C compiler"),
-        ("nccl_socket", "cuda", {}, "one rank"),
-        ("nccl_socket", "cuda", {"n_ranks": 2}, "no NCCL traffic crosses TCP sockets"),
-        ("nccl_socket", "cuda", {"n_ranks": 2, "socket_traffic": True}, None),
         ("deterministic", "cpu", {}, None),
         ("channels_last", "cpu", {}, None),
         ("workers", "cpu", {}, None),
@@ -118,16 +120,6 @@ def test_an_older_ultralytics_has_no_channels_last(context):
     del ctx.train_args["channels_last"]
     assert "no argument channels_last" in KNOBS["channels_last"].blocked(ctx)
     assert KNOBS["channels_last"].baseline(ctx) is False
-
-
-@pytest.mark.parametrize("value", ["1x1", "2x4", "8x8", "16x4", "1x64", None])
-def test_nccl_pairs_up_to_64(value):
-    assert KNOBS["nccl_socket"].legal(value) is None
-
-
-@pytest.mark.parametrize("value", ["8x9", "16x8", "17x1", "0x4", "4x0", "4", "4x4x4", 4])
-def test_nccl_pairs_beyond(value):
-    assert KNOBS["nccl_socket"].legal(value)
 
 
 ALLOC = [

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 from ultralytics.models.yolo.detect import DetectionTrainer
 
-from autotune.app import TRIAL_ARGS
+from autotune.question import TRIAL_ARGS
 from tests.worker.trainers import CountingTrainer, train
 
 

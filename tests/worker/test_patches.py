@@ -172,16 +172,6 @@ def test_reverts_after_an_error(tiny: Path, tmp_path: Path) -> None:
     assert places(trainer) == before
 
 
-def test_an_unknown_patch_is_refused() -> None:
-    class Stock:
-        def __init__(self) -> None:
-            self.args = None
-
-    trainer = type("T", (TuneMixin, Stock), {"patches": {"nonesuch": 1}})
-    with pytest.raises(ValueError, match="nonesuch"):
-        trainer()
-
-
 def test_channels_last_is_read_from_the_weights() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3))
     assert not is_channels_last(model)
@@ -359,3 +349,34 @@ def test_gradients_that_were_not_reduced_are_refused() -> None:
     with pytest.raises(RuntimeError, match="not reduced together"):
         sync.optimizer_step(lambda: steps.append(1))
     assert len(steps) == 6
+
+
+class Stock:
+    trained = False
+
+    def train(self) -> None:
+        self.trained = True
+
+
+@pytest.mark.parametrize("tolerant", [True, False])
+def test_a_full_training_goes_on_without_what_cannot_be_applied(
+    tolerant: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def moved(trainer: Any, value: Any) -> Any:
+        return trainer.an_internal_that_moved
+
+    monkeypatch.setitem(PATCHES, "gc_freeze", moved)
+    bases = (TuneMixin, Stock)
+    unknown = type("Tuned", bases, {"patches": {"nonesuch": 1}, "tolerant": tolerant})
+    broken = type("Tuned", bases, {"patches": {"gc_freeze": True}, "tolerant": tolerant})
+    if not tolerant:
+        with pytest.raises(ValueError, match="no such patch: nonesuch"):
+            unknown()
+        with pytest.raises(AttributeError, match="an_internal_that_moved"):
+            broken().train()
+        return
+    for cls, name in ((unknown, "nonesuch=1"), (broken, "gc_freeze=True")):
+        trainer = cls()
+        trainer.train()
+        assert trainer.trained
+        assert f"{name} is left out" in caplog.text

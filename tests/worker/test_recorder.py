@@ -59,6 +59,28 @@ def test_ranks_stop_after_the_same_step_with_whole_optimizer_cycles(tmp_path: Pa
     assert len(records[0].steps.end_s) == len(records[1].steps.end_s)
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_ranks_that_exchange_nothing_stop_ahead_of_the_one_that_is_furthest(tmp_path: Path, accumulate: int) -> None:
+    """Rank 1 is twice as fast: it must learn of the last step before it is past it, or it waits in an epoch's end."""
+    asked = replace(spec("x", segment=SETTINGS), n_ranks=2, role="probe", probe="no_sync")
+    clocks = [FakeClock(), FakeClock()]
+    ranks = [Recorder(asked, TrialDir(tmp_path), rank=r, clock=clock) for r, clock in enumerate(clocks)]
+    for recorder in ranks:
+        recorder.segment.accumulate = accumulate
+    n = [0, 0]
+    over = [False, False]
+    while not all(over):
+        r = 1 if not over[1] and (over[0] or clocks[1].t <= clocks[0].t) else 0
+        seconds = (0.3, 0.15)[r]
+        clocks[r].spend(seconds)
+        n[r] += 1
+        over[r] = ranks[r].step(wait_s=0.0, step_s=seconds, images=16)
+    for recorder in ranks:
+        recorder.write()
+    assert n[0] == n[1]
+    assert (n[0] - (ranks[0].segment.measured_from or 0)) % accumulate == 0
+
+
 def test_on_a_full_disk_the_record_takes_the_place_of_the_private_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from tests.cli import autotune
 from tests.run.trials import spec
 
 
+@pytest.mark.slow
 def test_trace_of_a_real_trial(tiny: Path, tmp_path: Path) -> None:
     """By the command line, from a run folder as the search leaves it."""
     folder = TrialDir(tmp_path / "a run é" / "trials" / "0003")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
 
 from autotune.contract import Params, Value
 from autotune.worker.patches import compute, ddp, loader, loop, sync
+
+log = logging.getLogger(__name__)
 
 Patch = Callable[[Any, Value], AbstractContextManager[None]]
 """(trainer, value) -> a context manager around the whole training: inside, the setting applies; after, all is stock."""
@@ -47,12 +50,18 @@ class TuneMixin:
     """
 
     patches: Params = {}
+    tolerant = False
+    """A full training says what cannot be applied here and goes on; a trial would measure something else."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        unknown = set(self.patches) - set(PATCHES)
-        if unknown:
-            raise ValueError(f"unknown patches {sorted(unknown)}")
+        for name in sorted(set(self.patches) - set(PATCHES)):
+            self._give_up(name, ValueError(f"no such patch: {name}"))
+
+    def _give_up(self, name: str, why: Exception) -> None:
+        if not self.tolerant:
+            raise why
+        log.warning("%s=%s is left out, training goes on without it: %s", name, self.patches[name], why)
 
     @contextmanager
     def patched(self) -> Iterator[None]:
@@ -60,7 +69,10 @@ class TuneMixin:
         with ExitStack() as stack:
             for name in PATCHES:
                 if name in self.patches:
-                    stack.enter_context(PATCHES[name](self, self.patches[name]))
+                    try:
+                        stack.enter_context(PATCHES[name](self, self.patches[name]))
+                    except Exception as e:  # whatever another version's internals raise
+                        self._give_up(name, e)
             yield
 
     def train(self) -> None:

@@ -1,0 +1,133 @@
+"""Is this machine fit for this job, and what would make it fitter? One function a check, one row in CHECKS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from autotune.contract import Machine, Sizes
+
+ALLOWANCE_BYTES: Final = 700 << 20
+"""Kept free: a CUDA context takes 300 to 700 MiB (KNOBS 7), and the libraries of a CPU process about as much."""
+MICRO_BATCHES: Final = 8
+"""Of a pipeline whose idle time is told as an example; more of them idle less and hold no less memory (GPipe)."""
+
+
+BUDGET: Final = (
+    "try torch._functorch.config.activation_memory_budget 0.5 to 0.9 with compile=True (it recomputes what is cheap)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a check must know of the job that is to run here."""
+
+    title: str
+    """Model and image size."""
+    n_ranks: int
+    batch_per_gpu: int
+    mem_bytes: int
+    """Of one rank's device."""
+    mem_of: str
+    """Whose memory that is."""
+    half: bool
+    """Its activations have 16 bits."""
+    sizes: Sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is examined."""
+
+    machine: Machine
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check says; `fail` means that the job cannot run so."""
+
+    verdict: Literal["ok", "warn", "fail"]
+    says: str
+    """The verdict in words."""
+    evidence: tuple[str, ...]
+    """Sentences with the figures behind it."""
+    remedy: str = ""
+    """What to do; empty when there is nothing to mend."""
+
+
+def model_parallel(subject: Subject) -> Finding:
+    """Could sharding (FSDP, ZeRO) or pipeline parallelism help this job? From measured sizes (KNOBS 3).
+
+    With m bytes of memory, s of state and a of activations an image, b = (m - s) / a images fit a step. Sharding over n
+    ranks frees s (n - 1) / n of each, which is room for that much / a images. A pipeline of p stages idles
+    (p - 1) / (m + p - 1) of the time with m micro-batches (Huang et al. 2019, GPipe, 2.2), and a stage holds about
+    (s + a) / p for one image when it is cut evenly.
+    """
+    job = subject.job
+    n = max(job.n_ranks, 2)
+    state, image = job.sizes.state_bytes, job.sizes.activations_bytes / (2 if job.half else 1)
+    room = job.mem_bytes - ALLOWANCE_BYTES
+    freed = state * (n - 1) / n
+    fits, fits_sharded = (max(0, int((room - s) // image)) for s in (state, state - freed))
+    evidence = (
+        _measured(job, state, image),
+        f"beside the state {_images(fits)} fit into {size(job.mem_bytes)} ({job.mem_of}; {size(ALLOWANCE_BYTES)} kept "
+        f"free), and the job asks for {job.batch_per_gpu} a rank",
+        f"sharding over {n} ranks would free {size(freed)} on each: room for {_few(freed / image)} images more",
+        f"a pipeline of {n} stages idles {(n - 1) / (MICRO_BATCHES + n - 1):.0%} of the time with {MICRO_BATCHES} "
+        "micro-batches, before any transfer",
+    )
+    if fits >= job.batch_per_gpu:
+        says = "not useful: the job fits on every rank as it is, and plain data parallel is faster"
+        return Finding(verdict="ok", says=says, evidence=evidence, remedy=f"for more than {fits} a rank: {BUDGET}")
+    if fits >= 1 and fits_sharded < job.batch_per_gpu:
+        says = f"not useful: the batch does not fit, and sharding would add {_images(fits_sharded - fits)} to {fits}"
+        less = f"batch={fits * job.n_ranks} fits (gradients are accumulated up to nbs); or {BUDGET}"
+        return Finding(verdict="warn", says=says, evidence=evidence, remedy=less)
+    if fits_sharded >= 1:
+        most = min(fits_sharded, job.batch_per_gpu)
+        says = f"sharding over {n} ranks could help: {_images(most)} a rank would fit, without it {fits}"
+        less = f"batch={fits * job.n_ranks} is simpler; or {BUDGET}" if fits else BUDGET
+        none = "autotune and Ultralytics have no sharded mode"
+        return Finding(verdict="warn" if fits else "fail", says=says, evidence=evidence, remedy=f"{less}; {none}")
+    says = f"not one image fits on a rank: the one case where a pipeline ({n} stages) could help"
+    if (state + image) / n > room:
+        says = f"not one image fits on a rank, nor on a stage of a pipeline of {n}"
+    wanted = size(state + image + ALLOWANCE_BYTES)
+    remedy = f"a smaller imgsz or model, or a device with {wanted}; or {BUDGET}; autotune has no pipeline mode"
+    return Finding(verdict="fail", says=says, evidence=evidence, remedy=remedy)
+
+
+CHECKS: Final[dict[str, Callable[[Subject], Finding]]] = {
+    "model parallel": model_parallel,
+}
+
+
+def _measured(job: Job, state: float, image: float) -> str:
+    s = job.sizes
+    sides = " and ".join(f"{px}" for px in s.activations_px)
+    measured = f"{size(s.activations_bytes)} in fp32" + (f" (from {sides} pixels)" if len(s.activations_px) > 1 else "")
+    return (
+        f"measured for {job.title}: parameters {size(s.parameters_bytes)}, gradients {size(s.gradients_bytes)}, "
+        f"{s.optimizer} {size(s.optimizer_bytes)}, EMA {size(s.ema_bytes)}, buffers {size(s.buffers_bytes)}, together "
+        f"{size(state)} of state; activations of an image "
+        + (f"{measured}, taken as half of it in 16 bit: {size(image)}" if job.half else measured)
+    )
+
+
+def _images(n: int) -> str:
+    return f"{n} image{'s' * (n != 1)}"
+
+
+def _few(x: float) -> str:
+    return f"{x:.0f}" if x >= 10 else f"{x:.1f}" if x >= 0.1 else f"{x:.2f}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for a person: `19.8 GiB`, `512 MiB`, `9.8 MiB`."""
+    mib = n_bytes / 2**20
+    if mib >= 0.95 * 1024:
+        return f"{mib / 1024:.1f} GiB"
+    return f"{mib:.1f} MiB" if mib < 10 else f"{mib:.0f} MiB"
