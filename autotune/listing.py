@@ -17,7 +17,8 @@ from autotune.space.yolo_args import job_args, parse_pairs
 def list_all_spaces() -> list[str]:
     """Every space and every knob, a line each."""
     spaces = [f"{name:10} {doc}" for name, doc in list_spaces().items()]
-    knobs = [f"{k.name:18} {k.site:9} {k.training:10} {k.doc}" for k in KNOBS.values()]
+    width = max(map(len, KNOBS))
+    knobs = [f"{k.name:{width}} {k.site:9} {k.training:10} {k.doc}" for k in KNOBS.values()]
     return [*spaces, "", "knobs:", *knobs]
 
 

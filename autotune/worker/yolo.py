@@ -233,7 +233,8 @@ class _Asked:
         real = effective(trainer, self.spec.n_ranks)
         lines = ["autotune: asked -> in effect"]
         for knob, asked in self.spec.params.items():
-            mark = "" if real.get(knob) == asked else "   <- differs"
+            # None: inert in this combination, so whatever Ultralytics does is as asked.
+            mark = "" if asked is None or real.get(knob) == asked else "   <- differs"
             lines.append(f"  {knob}: {asked} -> {real.get(knob)}{mark}")
         sys.stderr.write("\n".join(lines) + "\n")
 
