@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 
 from autotune.contract import Value
 from autotune.worker.patches.replace import callback, replaced
-
-log = logging.getLogger(__name__)
 
 
 class Progress:
