@@ -42,10 +42,10 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute", "sizes", "losses", "no_sync", "one_rank"]
+Probe = Literal["data", "compute", "sizes", "losses", "no_sync", "one_rank", "memory"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
 memory; losses: the loss of every step; no_sync: the same training with gradients that stay on their rank; one_rank: one
-rank alone, with the batch that each of several has."""
+rank alone, with the batch that each of several has; memory: the peak with a smaller batch."""
 UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes", "losses"})
 """Probes whose record has no measured window: what they were run for stands in a field of its own."""
 _OF_THE_STEP: Final = frozenset(
@@ -61,6 +61,7 @@ UNFELT: Final[dict[Probe, frozenset[str]]] = {
     "compute": frozenset({"workers", "cache", "prefetch_factor", "val_workers"}),
     "no_sync": frozenset(),
     "one_rank": frozenset(),
+    "memory": frozenset(),
 }
 """Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
 

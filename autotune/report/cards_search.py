@@ -46,7 +46,7 @@ _PURPOSE_WORDS = {
     "trials_ok": "trials with a number",
     "trials_lost": "trials without one",
     "sentinels": "yours again (drift)",
-    "probes": "what could be (loader, step)",
+    "probes": "probes",
     "finalists": "confirming the winner",
     "overhead": "the search itself",
 }

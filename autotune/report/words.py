@@ -15,6 +15,7 @@ PROBES: Final[dict[str, str]] = {
     "losses": "losses",
     "no_sync": "no sync",
     "one_rank": "one rank",
+    "memory": "memory",
 }
 """What a probe ran, as a label."""
 

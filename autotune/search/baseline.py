@@ -8,9 +8,10 @@ from typing import Any
 from autotune.contract import Outcome
 from autotune.errors import NoTrialError
 from autotune.search.communication import transport_of
+from autotune.search.plan import Settings
 from autotune.search.proposals import Proposals, key_of
 from autotune.search.ran import Ran
-from autotune.search.session import Session, Settings
+from autotune.search.session import Session
 
 
 def measure_baseline(session: Session) -> None:

@@ -18,7 +18,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import communication, numerics, probes
+from autotune.search import capacity, communication, numerics, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -85,6 +85,7 @@ def _search(
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
+            capacity.of_baseline(session)
             communication.of_baseline(session)
             probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once

@@ -89,6 +89,15 @@ class SpacePort(Protocol):
         """Settings of a configuration: only what differs from the baseline is set."""
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a trial's process is given."""
+
+    train_args: dict[str, Any]
+    env: dict[str, str] = field(default_factory=dict)
+    patches: Params = field(default_factory=dict)
+
+
 class Live(Protocol):
     """What a running trial has done so far (run/trial.py)."""
 

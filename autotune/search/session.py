@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import geometric_mean, stdev
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from autotune.search.budget import PURPOSE_OF
 from autotune.search.memory import MemoryModel
 from autotune.search.model import PriceModel
 from autotune.search.objective import OBJECTIVES, with_job
-from autotune.search.plan import Live, Plan, RunTrial
+from autotune.search.plan import Live, Plan, RunTrial, Settings
 from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran
 from autotune.search.study import Study
@@ -41,15 +41,6 @@ COMPILE_LIMIT_S: Final = 900.0
 """For a trial that compiles: yolo11n took 476 s on two busy cores (ULTRALYTICS 4)."""
 NOISE_FRAC: Final = 0.015
 """Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a trial's process is given."""
-
-    train_args: dict[str, Any]
-    env: dict[str, str] = field(default_factory=dict)
-    patches: Params = field(default_factory=dict)
 
 
 class Session:
@@ -213,11 +204,12 @@ class Session:
         return ran
 
     def judge(self, result: TrialResult, changes: Params) -> Ran:
-        """Take a result in: its price, its place in the objective. A probe has neither."""
+        """Take a result in: its price, its peak of memory, its place in the objective."""
         worth = None
+        if result.probe in (None, "memory"):
+            self.memory.learn(result)
         if result.role != "probe":
             self.model.learn(result.params, result)
-            self.memory.learn(result)
             first = self.baseline.result if self.baseline else None
             result = with_job(result, first, self.model.cold_s(result.params))
             worth = OBJECTIVES[self.info.objective](result)
@@ -232,8 +224,9 @@ class Session:
 
     def show(self, ran: Ran) -> None:
         """Tell the observers of an earlier part's trial; the journal has it."""
+        ended = TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result)
         for observer in self._observers:
-            observer(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
+            observer(ended)
 
     def _write(self, ran: Ran) -> None:
         """result.json with the objective in it, and trials.csv anew."""
