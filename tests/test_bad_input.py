@@ -43,7 +43,7 @@ SPACES = {
         (["--strategy", "magic"], ["magic"]),
         (["--objective", "beauty"], ["beauty"]),
         (["--training", "other"], ["other"]),
-        (["--mem-limit", "3"], ["--mem-limit", "3GiB"]),
+        (["--mem-limit", "3"], ["--mem-limit", "24GiB"]),
         (["--mem-limit", "3gb"], ["3gb"]),
         (["--mem-limit", "900TiB"], ["900TiB", "more than a rank can have"]),
         (["--gpu", "1"], ["--gpu"]),

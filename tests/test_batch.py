@@ -25,7 +25,7 @@ MIB = 2**20
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--mem-limit", "3G"], ["--mem-limit", "3GiB"]),
+        (["--mem-limit", "3G"], ["--mem-limit", "24GiB"]),
         (["--mem-limit", "900TiB"], ["more than a rank can have"]),
         (["--ranks", "0"], ["--ranks 0"]),
         (["--ranks", "5000"], ["5000", "cores"]),

@@ -162,6 +162,7 @@ def test_a_trial_far_down_has_its_tmpdir_elsewhere_and_it_goes_too(near: Path) -
     assert not tmp.exists()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_trial_costs_less_than_a_hundredth_of_a_core(near: Path) -> None:
     asked = endless(limits={"total_s": 10.0})  # long enough for the looks into every process at start and end
     cpu, began = time.process_time(), time.monotonic()
