@@ -7,7 +7,6 @@ import datetime as dt
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -178,7 +177,7 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
     failed: AutotuneError | None = None
     with budget.spend("report"):
         try:
-            commands = _export(run_dir, summary)
+            commands = _export(run_dir, summary, job.info)
         except AutotuneError as e:
             failed = e  # what was measured is still worth its report
     write_json(run_dir.summary, replace(summary, ledger_s=budget.ledger(), elapsed_s=budget.elapsed_s()))
@@ -271,14 +270,16 @@ def _decode_rate(question: Question) -> float | None:
     return decode_rate(question.job["data"], question.task, int(question.job["imgsz"]))
 
 
-def _export(run_dir: RunDir, summary: Summary) -> tuple[str, ...]:
+def _export(run_dir: RunDir, summary: Summary, info: RunInfo) -> tuple[str, ...]:
     """Write best/; returns the commands to use next."""
     if summary.best_number is None:
         return ()
     from autotune.report.export import export
 
     best = export(run_dir)
-    return (f"yolo train cfg={_shown(best / 'best.yaml')}", f"bash {_shown(best / 'launch.sh')}")
+    plain, launch = f"yolo train cfg={_shown(best / 'best.yaml')}", f"bash {_shown(best / 'launch.sh')}"
+    # Plain YOLO trains in one process on a CPU, which is another speed.
+    return (launch,) if info.device == "cpu" and info.n_ranks > 1 else (plain, launch)
 
 
 def _write_report(folder: Path) -> None:
@@ -292,8 +293,3 @@ def _shown(path: Path) -> str:
     cwd = os.getcwd()  # noqa: PTH109 - as the shell would say it
     relative = os.path.relpath(path, cwd)
     return shlex.quote(str(path) if relative.startswith("..") else relative)
-
-
-def command_line(argv: Sequence[str]) -> str:
-    """What was typed, quoted so that it can be pasted."""
-    return shlex.join([Path(sys.executable).name, "-m", "autotune", *argv])

@@ -64,9 +64,8 @@ def search(
     """Search, prove the winner against your own settings, export it, write the report."""
     from rich.console import Console
 
-    from autotune.app import command_line
     from autotune.app import search as run
-    from autotune.question import Request
+    from autotune.question import Request, command_line
     from autotune.report.terminal import make_view
 
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)

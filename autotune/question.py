@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -268,3 +270,8 @@ def _headline(request: Request, user: Mapping[str, Any], job: Mapping[str, Any],
         f"{simulated}autotune search: {model}{said_model}, {data}, imgsz {job.get('imgsz', 640)}, on {where}; "
         f"space {space}, budget {request.budget}"
     )
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """What was typed, quoted so that it can be pasted."""
+    return shlex.join([Path(sys.executable).name, "-m", "autotune", *argv])

@@ -38,6 +38,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(argv, cwd=home, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 ranks" in done.stdout
+    assert "launch.sh" in done.stdout
+    assert "yolo train" not in done.stdout, "which would train in one process, at another speed"
     return (home / "results" / "latest").resolve()
 
 

@@ -132,7 +132,9 @@ def throughput_memory(run: RunData) -> Card:
     title = "Speed against memory"
     df = run.tried[["number", "role", "outcome", "images_per_s", "peak_mem_bytes"]].copy()
     on_gpu = bool(run.info.gpus) and bool(run.machine.gpus)
-    wall = min(g.mem_bytes for g in run.machine.gpus) if on_gpu else run.machine.ram_bytes
+    ranks = max(1, run.info.n_ranks)
+    on_cpu = run.info.mem_limit_bytes or run.machine.ram_bytes // ranks
+    wall = min(g.mem_bytes for g in run.machine.gpus) if on_gpu else on_cpu
     ok = df[df["outcome"].isin(["ok", "unstable"]) & df["images_per_s"].notna() & df["peak_mem_bytes"].notna()]
     oom = df[df["outcome"] == "oom"]
     if ok.empty:
@@ -175,12 +177,12 @@ def throughput_memory(run: RunData) -> Card:
     largest = float(ok["peak_mem_bytes"].max())
     if not oom.empty or wall < 3 * largest:
         figure.add_vline(x=wall / 2**30, line={"color": OUTCOME_COLOURS["oom"], "width": 1})
-    where = "GPU memory" if on_gpu else "memory of all processes"
+    where = "GPU memory" if on_gpu else "memory of all processes" if ranks == 1 else "memory of a rank and its loaders"
     figure.update_xaxes(title_text=f"peak {where}, GiB", rangemode="tozero")
     figure.update_yaxes(title_text="images/s", rangemode="tozero")
     top = ok.sort_values("images_per_s").iloc[-1]
     note = (
-        f"The fastest trial took {words.size(top['peak_mem_bytes'])} of {words.size(wall)}; "
+        f"The fastest trial took {words.size(top['peak_mem_bytes'])} of {words.size(wall)}{' a rank' * (ranks > 1)}; "
         f"{words.plural(len(oom), 'trial') if len(oom) else 'none'} ran out of memory."
     )
     return make_card(run, title, note, df, figure=figure)

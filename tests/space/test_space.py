@@ -217,7 +217,8 @@ def test_frozen_says_why(context):
         "workers=7..16": "Ultralytics caps workers here at 6",
         "cache=ram": "needs 11.4 GiB of memory, 1.0 GiB there",
         "nccl_socket": "one rank: there is no NCCL traffic",
-        "nccl_p2p_level": "one rank: there is no NCCL traffic",
+        "nccl_backend": "one rank: there are no gradients to reduce",
+        "find_unused_parameters": "one rank: there are no gradients to reduce",
     }
     assert done.domain["workers"] == (1, 2, 3, 4, 5, 6)
     assert done.domain["cache"] == (False, "disk")
