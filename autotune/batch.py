@@ -25,7 +25,7 @@ from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run, refuse_if_used
 from autotune.run.trial import run_trial
 from autotune.search.budget import Budget
-from autotune.search.ladder import Ladder, Rung, climb
+from autotune.search.ladder import INTERRUPTED, Ladder, Rung, climb
 from autotune.search.memory import BATCH, HEADROOM_FRAC, MemoryModel
 
 ROW: Final = "{:>13} {:>7}   {:<16} {:>11} {:>11}"
@@ -192,7 +192,7 @@ def _answer(ladder: Ladder, n_ranks: int) -> BatchAnswer:
 def _headline(question: Question) -> str:
     """What is measured, and against which limit."""
     ranks, job, memory = question.ctx.n_ranks, question.job, question.memory
-    where = f"{ranks} rank{'s' * (ranks > 1)} on {describe(question.machine)}"
+    where = f"{ranks} rank{'s' * (ranks > 1)} on {describe(question.machine, question.gpus)}"
     limit = f"{spell_size(memory.per_rank_bytes or 0)} a rank ({memory.says}), {HEADROOM_FRAC:.0%} of it kept free"
     return f"autotune batch: {Path(str(job['model'])).name}, imgsz {job['imgsz']}, {where}; limit {limit}"
 
@@ -216,6 +216,8 @@ def _conclusion(ladder: Ladder, question: Question) -> list[str]:
     largest, fastest = ladder.largest(), ladder.fastest()
     lines = [f"stopped: {ladder.stopped_because}"]
     if largest is None or fastest is None or largest.peak_bytes is None:
+        if ladder.stopped_because == INTERRUPTED:
+            return [*lines, "no batch was proven to be safe by then"]
         return [
             *lines,
             f"no batch leaves {HEADROOM_FRAC:.0%} of {spell_size(limit)} free: a smaller imgsz or model does",

@@ -105,15 +105,25 @@ def batch(
     budget: Annotated[str, typer.Option(help="90s, 5m, ...: everything from Enter to the answer.")] = "5m",
     name: Annotated[str | None, typer.Option(help="Label of the folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for result folders.")] = "results",
+    force: Annotated[bool, typer.Option("--force", help="As in search.")] = False,
 ) -> int:
     """Find the largest batch that is safe and the one that is fastest, on one GPU or on several."""
     from autotune.batch import find_batch
     from autotune.question import Request
 
     request = Request(
-        pairs=pairs or (), gpus=gpus, mem_limit=mem_limit, budget=budget, name=name, out=out, began=_BEGAN.get("s")
+        pairs=pairs or (),
+        gpus=gpus,
+        force=force,
+        mem_limit=mem_limit,
+        budget=budget,
+        name=name,
+        out=out,
+        began=_BEGAN.get("s"),
     )
     _, answer = find_batch(request, ranks, lambda line: print(line, flush=True))
+    if answer.stopped_because == "interrupted":
+        return EXIT_INTERRUPTED
     return EXIT_OK if answer.fastest else EXIT_NO_TRIAL
 
 

@@ -176,11 +176,9 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         nccl_files=nccl_files(os.environ),
         effective={},
     )
-    if assumed and ctx.n_ranks == 1:
-        raise InputError(
-            f"--assume-transport {request.assume_transport}: this job has one rank, nothing is transported",
-            "leave it out, or give several GPUs",
-        )
+    if assumed and (ctx.n_ranks == 1 or ctx.device == "cpu"):
+        why = "this job has one rank, nothing is transported" if ctx.n_ranks == 1 else "ranks on a CPU do not use NCCL"
+        raise InputError(f"--assume-transport {request.assume_transport}: {why}", "leave it out, or give several GPUs")
     if ctx.device == "cuda" and ctx.train_args["workers"] > workers_cap(ctx):
         # Ultralytics would cut them in the user's shell, but not in a trial, which sees one GPU only.
         job["workers"] = workers_cap(ctx)

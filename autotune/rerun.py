@@ -121,9 +121,14 @@ def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -
     args = {**winner.train_args, **overrides}
     gpus, n_ranks = _ranks(winner, args)
     n_world = n_ranks * (place.n_nodes if place else 1)
-    batch = int(args.get("batch", yolo_defaults()["batch"]))
-    check_batch(n_world, {"batch": batch}, args)
-    if n_world != winner.n_ranks and "batch" not in overrides:
+    batch = args.get("batch", yolo_defaults()["batch"])
+    if n_world > 1 and (type(batch) is not int or batch < 1):
+        raise InputError(
+            f"batch={batch} on {n_world} ranks must be a whole number of at least 1", "such as the winner's own"
+        )
+    if n_world > 1:
+        check_batch(n_world, {"batch": batch}, args)
+    if n_world != winner.n_ranks and "batch" not in overrides and type(batch) is int:
         each, measured = batch // n_world, batch // winner.n_ranks
         log.warning(
             "%s ranks share batch=%s, %s each; %s each were measured (batch=%s keeps those, and is another training)",

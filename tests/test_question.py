@@ -70,6 +70,8 @@ def test_an_assumed_transport_is_checked(tmp_path: Path) -> None:
         understand(Request(assume_transport="tcp", dry_run=True, out=str(tmp_path)))
     with pytest.raises(InputError, match="this job has one rank"):
         understand(Request(assume_transport="socket", dry_run=True, out=str(tmp_path)))
+    with pytest.raises(InputError, match="ranks on a CPU do not use NCCL"):
+        understand(Request(assume_transport="socket", ranks=2, pairs=("device=cpu",), dry_run=True, out=str(tmp_path)))
 
 
 def test_the_space_is_prepared_with_what_is_assumed_and_with_what_was_seen(tmp_path: Path) -> None:

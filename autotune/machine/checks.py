@@ -58,16 +58,17 @@ def model_parallel(subject: Subject) -> Finding:
     """Could sharding (FSDP, ZeRO) or pipeline parallelism help this job? From measured sizes (KNOBS 3).
 
     With m bytes of memory, s of state and a of activations an image, b = (m - s) / a images fit a step. Sharding over n
-    ranks frees s (n - 1) / n of each, which is room for that much / a images. A pipeline of p stages idles
+    ranks frees s (n - 1) / n of each, and DDP's copy of the gradients, which is room for that much / a images. A pipeline of p stages idles
     (p - 1) / (m + p - 1) of the time with m micro-batches (Huang et al. 2019, GPipe, 2.2), and a stage holds about
     (s + a) / p for one image when it is cut evenly.
     """
     job = subject.job
     n, alone = max(job.n_ranks, 2), " (the job has one: nothing to spread over)" if job.n_ranks == 1 else ""
     state, image = job.sizes.state_bytes, job.sizes.activations_bytes / (2 if job.half else 1)
+    buckets = job.sizes.gradients_bytes if job.n_ranks > 1 else 0  # DDP's copy of the gradients
     room = job.mem_bytes - ALLOWANCE_BYTES
-    freed = state * (n - 1) / n
-    fits, fits_sharded = (max(0, int((room - s) // image)) for s in (state, state - freed))
+    freed = state * (n - 1) / n + buckets
+    fits, fits_sharded = (max(0, int((room - s) // image)) for s in (state + buckets, state + buckets - freed))
     evidence = (
         _measured(job, state, image),
         f"beside the state {_images(fits)} fit into {size(job.mem_bytes)} ({job.mem_of}; {size(ALLOWANCE_BYTES)} kept "
@@ -107,11 +108,12 @@ CHECKS: Final[dict[str, Callable[[Subject], Finding]]] = {
 def _measured(job: Job, state: float, image: float) -> str:
     s = job.sizes
     sides = " and ".join(f"{px}" for px in s.activations_px)
+    buckets = f", and {size(s.gradients_bytes)} in DDP's buckets" if job.n_ranks > 1 else ""
     measured = f"{size(s.activations_bytes)} in fp32" + (f" (from {sides} pixels)" if len(s.activations_px) > 1 else "")
     return (
         f"measured for {job.title}: parameters {size(s.parameters_bytes)}, gradients {size(s.gradients_bytes)}, "
         f"{s.optimizer} {size(s.optimizer_bytes)}, EMA {size(s.ema_bytes)}, buffers {size(s.buffers_bytes)}, together "
-        f"{size(state)} of state; activations of an image "
+        f"{size(state)} of state{buckets}; activations of an image "
         + (f"{measured}, taken as half of it in 16 bit: {size(image)}" if job.half else measured)
     )
 

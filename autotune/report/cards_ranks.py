@@ -68,7 +68,10 @@ def _words(exposed: float | None, efficiency: float | None, straggler: float | N
         )
     if exposed is not None:
         share = words.percent(max(0.0, exposed))
-        said.append(f"Communication that no computation hides is {share} of the step: no setting of it can gain more.")
+        said.append(
+            f"Communication that no computation hides is {share} of the step with your settings: no setting of it can "
+            "gain more there."
+        )
     else:
         said.append("The step without communication was not measured.")
     if straggler is not None:

@@ -86,8 +86,8 @@ def environment(
             "TMPDIR": str(directory.tmp),
             "MPLBACKEND": "Agg",
         }
-    # An empty value unsets; NCCL would take it for a choice that it cannot read.
-    return {k: v for k, v in (env | spec.env).items() if v or not k.startswith("NCCL_")}
+    # An empty value of a knob unsets; NCCL would take it for a choice that it cannot read.
+    return {k: v for k, v in (env | spec.env).items() if v or (k not in spec.env and not k.startswith("NCCL_"))}
 
 
 def make_private_folders(directory: TrialDir) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from autotune.contract import Params
+from autotune.contract import Outcome, Params
 from autotune.machine.memory import spell_size
 from autotune.search.memory import BATCH, HEADROOM_FRAC
 from autotune.search.session import Session
@@ -54,7 +54,8 @@ def _smaller(session: Session, params: Params) -> list[int]:
     """Batches that are sure to fit, the smallest first: it fixes the line best. An earlier part's are not run again."""
     own = int(params[BATCH] or 0)
     below = sorted({b for b in _batches(session) if b < own} or {own // 4, own // 2} - {0})
-    ran = {r.result.params.get(BATCH) for r in session.ran if r.result.probe == "memory"}
+    finished = [r.result for r in session.ran if r.result.outcome is not Outcome.INTERRUPTED]
+    ran = {r.params.get(BATCH) for r in finished if r.probe == "memory"}
     return [b for b in dict.fromkeys([*below[:1], *below[-1:]]) if b not in ran][: N_PROBES - len(ran)]
 
 

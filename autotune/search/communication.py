@@ -85,6 +85,8 @@ def _freeze(session: Session) -> None:
         return
     tried = any(r.result.role == "trial" for r in session.ran)
     names = COMMUNICATION & session.study.domain.keys()
+    if any(session.study.domain.get("compile", ())) and not session.baseline.result.params.get("compile"):
+        names -= {"ddp_wrap"}  # acts under compile only, where nothing overlaps (KNOBS 0.13); the baseline is eager
     if names and not tried:
         assert session.proposals is not None
         domain = {k: v for k, v in session.study.domain.items() if k not in names}
@@ -93,7 +95,8 @@ def _freeze(session: Session) -> None:
         session.write_info(domain=domain)
     frozen = [k for k in session.knobs if k in COMMUNICATION and k not in session.study.domain]
     session.frozen |= {k: f"{said}: no setting of it can gain more" for k in frozen if k not in session.frozen}
-    session.notes.append(f"{said}, so that its settings are not searched")
+    kept = "but trials have searched its settings already: they stay" if tried and names else ""
+    session.notes.append(f"{said}, {kept or 'so that its settings are not searched'}")
 
 
 def _nvlink_note(session: Session) -> list[str]:

@@ -16,6 +16,7 @@ from autotune.errors import NoTrialError
 from autotune.machine.memory import spell_size
 from autotune.search.memory import BATCH, HEADROOM_FRAC, MemoryModel, Prediction
 
+INTERRUPTED: Final = "interrupted"
 START: Final = 4
 """Images of the first rung: small enough to fit nearly anywhere; it is halved where it does not."""
 FLAT_RUNGS: Final = 2
@@ -120,6 +121,9 @@ def climb(
         left_s: seconds left for all of it.
         seen: told of each rung as it ends.
 
+    Returns:
+        After Ctrl-C what there is by then, `stopped_because=INTERRUPTED`; an interrupt before that passes through.
+
     Raises:
         NoTrialError: not even one image a rank could be run.
     """
@@ -137,9 +141,14 @@ def climb(
     def dear() -> bool:
         return DEARER * ladder.rungs[-1].result.took_s > left_s()
 
-    _first(run, min(START, most))
-    ladder.stopped_because = _climb(ladder, model, run, dear, most)
-    _prove(ladder, model, run, dear, most)
+    try:
+        _first(run, min(START, most))
+        ladder.stopped_because = _climb(ladder, model, run, dear, most)
+        _prove(ladder, model, run, dear, most)
+    except KeyboardInterrupt:
+        if not any(rung.rate for rung in ladder.rungs):
+            raise
+        ladder.stopped_because = INTERRUPTED
     return ladder
 
 

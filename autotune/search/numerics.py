@@ -147,8 +147,16 @@ def compare(changes: Params, ran: Sequence[TrialResult]) -> Numerics:
 
 
 def _to_check(session: Session, params: Params) -> Params:
-    """Nothing in a simulation: its formula has no loss."""
-    return {} if session.info.simulated else rounding_changes(session, params)
+    """The changes that act with the rest of the baseline too (no_sync does not without accumulation).
+
+    Nothing in a simulation: its formula has no loss.
+    """
+    if session.info.simulated:
+        return {}
+    assert session.proposals is not None
+    baseline, changes = session.proposals.baseline, rounding_changes(session, params)
+    alone = session.plan.space.canonical({**baseline, **changes})
+    return {k: v for k, v in changes.items() if json.dumps(alone.get(k)) == json.dumps(v)}
 
 
 def _runs(session: Session, changes: Params) -> list[tuple[Params, int]]:

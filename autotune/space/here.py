@@ -110,13 +110,23 @@ def alloc_baseline(ctx: Context) -> Value:
 
 
 @cache
-def _torch_has_nccl2() -> bool:
-    """Does the installed torch read TORCH_DIST_USE_NCCL2? Looked up in its source: this process never imports torch."""
+def torch_mentions(file: str, word: str) -> bool:
+    """Does this source file of the installed torch hold the word? This process never imports torch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False
-    source = Path(spec.origin).parent / "distributed" / "distributed_c10d.py"
-    return source.is_file() and "TORCH_DIST_USE_NCCL2" in source.read_text(encoding="utf-8")
+    source = Path(spec.origin).parent / file
+    return source.is_file() and word in source.read_text(encoding="utf-8")
+
+
+def _torch_has_nccl2() -> bool:
+    return torch_mentions("distributed/distributed_c10d.py", "TORCH_DIST_USE_NCCL2")
+
+
+def ddp_lacks(argument: str) -> str | None:
+    """A torch whose DDP has no such argument."""
+    there = torch_mentions("nn/parallel/distributed.py", argument)
+    return None if there else f"DistributedDataParallel of the installed torch has no argument {argument}"
 
 
 def no_nccl2(_: Context) -> str | None:

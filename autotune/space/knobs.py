@@ -107,7 +107,8 @@ KNOBS: dict[str, Knob] = {
         baseline=here.alloc_baseline,
         blocked=here.cuda_only("there is no CUDA memory on CPU"),
         clamp=lambda v, _: None if v == "expandable_segments:False" else v,  # that is the default
-        variables=variable("PYTORCH_CUDA_ALLOC_CONF"),
+        # Its new name too, which would hold where the old one is unset.
+        variables=lambda v: {"PYTORCH_CUDA_ALLOC_CONF": "" if v is None else str(v), "PYTORCH_ALLOC_CONF": ""},
     ),
     **PATCH_KNOBS,
     **NCCL_KNOBS,

@@ -8,7 +8,7 @@ from autotune.contract import Site, Training, Value
 from autotune.space import here, legal
 from autotune.space.context import Context
 from autotune.space.knob import Condition, Knob, Now, variable
-from autotune.space.training import accumulate
+from autotune.space.training import accumulate, pins
 
 ALONE = "one rank: there are no gradients to reduce"
 ON_CPU = "NCCL runs on GPUs only; the ranks on CPU talk by gloo"
@@ -28,7 +28,10 @@ def _nccl(ctx: Context) -> str | None:
 
 
 def _accumulates(now: Now, ctx: Context) -> bool:
-    return ctx.n_ranks > 1 and accumulate(int(now("batch_per_gpu")) * ctx.n_ranks, int(ctx.train_args["nbs"])) > 1
+    """With the nbs that the batch will be given to keep the training (space/training.py)."""
+    total = int(now("batch_per_gpu")) * ctx.n_ranks
+    nbs = pins(ctx.train_args, total).get("nbs", ctx.train_args["nbs"])
+    return ctx.n_ranks > 1 and accumulate(total, int(nbs)) > 1
 
 
 def _argument(name: str, training: Training, doc: str, needs: str = "Several ranks.") -> Knob:
@@ -41,7 +44,7 @@ def _argument(name: str, training: Training, doc: str, needs: str = "Several ran
         needs=needs,
         legal=legal.one_of(True, False),
         baseline=_several(False),
-        blocked=_alone,
+        blocked=lambda ctx: _alone(ctx) or here.ddp_lacks(name),
     )
 
 

@@ -102,7 +102,7 @@ class Recorder:
 
         Rank 0 decides. It names a step a little ahead in a file before that step's gradients are reduced, so no rank
         can have finished it unread: ranks are never a whole step apart, and a host runs ahead of its GPU by less than
-        STOP_MARGIN steps (the loss reads values back in each).
+        STOP_MARGIN steps (StepClock holds it back).
         """
         n = len(self.segment.steps.end_s)
         path = self.directory.stop_at

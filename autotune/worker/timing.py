@@ -89,11 +89,14 @@ class StepClock:
     Args:
         columns: prepare_s, forward_s, backward_s and optimizer_s are appended to, on CUDA LATE_STEPS steps late.
         stamp: HostStamp or CudaStamp.
+        held: the host waits when it is LATE_STEPS ahead of its device. Of several ranks none may run further ahead,
+            or it would miss the step that all of them end after (Recorder); no loss need read anything back.
     """
 
-    def __init__(self, columns: StepColumns, stamp: Callable[[], Stamp]) -> None:
+    def __init__(self, columns: StepColumns, stamp: Callable[[], Stamp], *, held: bool = False) -> None:
         self._columns = columns
         self._stamp = stamp
+        self._held = held
         self._open: tuple[str, Stamp] | None = None
         self._spans: list[tuple[str, Stamp, Stamp]] = []
         self._late: deque[list[tuple[str, Stamp, Stamp]]] = deque()
@@ -124,7 +127,12 @@ class StepClock:
         self._open = None
         self._late.append(self._spans)
         self._spans = []
-        while len(self._late) > LATE_STEPS and all(end.past() for _, _, end in self._late[0][-1:]):
+        while len(self._late) > LATE_STEPS:
+            for _, _, end in self._late[0][-1:]:
+                if self._held:
+                    end.wait()
+                elif not end.past():
+                    return self._wait_s, step_s
             self._book(self._late.popleft())
         return self._wait_s, step_s
 

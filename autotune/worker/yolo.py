@@ -48,7 +48,7 @@ class SegmentMixin:
         super().__init__(*args, **kwargs)
         me: Any = self
         self._images = 0
-        self._clock = StepClock(self.recorder.segment.steps, stamp_of(me.device))
+        self._clock = StepClock(self.recorder.segment.steps, stamp_of(me.device), held=self.recorder.spec.n_ranks > 1)
         me.add_callback("on_train_start", lambda _: self._on_train_start())
         me.add_callback("on_train_epoch_start", lambda _: self._on_epoch_start())
         me.add_callback("on_train_batch_start", lambda _: self._clock.batch_start())
@@ -152,6 +152,8 @@ class SegmentMixin:
         if over:
             self._clock.finish()
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
+            if me.loss is not None and self.recorder.effective["loss"] is None:  # where no line was due any more
+                raise FloatingPointError("the loss is NaN or infinite")
             if self.recorder.spec.certify:
                 forward_as_validation(me)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)

@@ -111,4 +111,12 @@ def test_an_empty_variable_of_nccl_is_not_there(tmp_path: Path) -> None:
     asked = spec("demo", env={"NCCL_ALGO": "", "PYTORCH_CUDA_ALLOC_CONF": ""})
     env = environment(asked, TrialDir(tmp_path / "run" / "trials" / "0001"), "t", base)
     assert "NCCL_ALGO" not in env
-    assert (env["NCCL_SOCKET_IFNAME"], env["PYTORCH_CUDA_ALLOC_CONF"]) == ("eth0", "")
+    assert env["NCCL_SOCKET_IFNAME"] == "eth0"
+
+
+def test_an_empty_value_of_a_knob_unsets_what_the_shell_exports(tmp_path: Path) -> None:
+    shell = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "NCCL_ALGO": "", "MINE": ""}
+    asked = spec("demo", env={"PYTORCH_CUDA_ALLOC_CONF": "", "PYTORCH_ALLOC_CONF": ""})
+    env = environment(asked, TrialDir(tmp_path / "t"), "tag", shell)
+    assert not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "NCCL_ALGO"} & env.keys()
+    assert env["MINE"] == "", "the user's own"

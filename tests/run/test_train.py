@@ -127,3 +127,8 @@ def test_full_training_on_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert spec_of_training(monkeypatch, tmp_path, winner, place).nodes == place
     with pytest.raises(InputError, match="batch=6 does not divide by 4 ranks"):
         spec_of_training(monkeypatch, tmp_path, winner, place, batch=6)
+    for batch in ("abc", None, [1], -1, 0, 0.7):
+        with pytest.raises(InputError, match="must be a whole number of at least 1"):
+            spec_of_training(monkeypatch, tmp_path, winner, place, batch=batch)
+    alone = Winner(task="detect", train_args={"batch": 64, "device": "cpu"}, n_ranks=1)
+    assert spec_of_training(monkeypatch, tmp_path, alone, batch=-1).train_args["batch"] == -1, "YOLO judges"

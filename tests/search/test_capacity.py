@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from test_predicted_oom import MIB, needs, run, tried
+
+from autotune.contract import Outcome
+from autotune.search.capacity import _smaller
 
 DOMAIN = {"batch_per_gpu": (4, 8, 16, 32, 64), "torch_threads": (1, 2)}
 
@@ -37,3 +42,11 @@ def test_no_probe_where_there_is_no_doubt(tmp_path, case):
 def test_a_baseline_of_the_smallest_batch_is_halved(tmp_path):
     _, trainer, _ = run(tmp_path / "run", batch=4)
     assert probed(trainer) == [1, 2]
+
+
+@pytest.mark.parametrize(("outcome", "left"), [(Outcome.INTERRUPTED, [4, 8]), (Outcome.OK, [8]), (Outcome.CRASH, [8])])
+def test_what_was_interrupted_is_run_again(outcome, left):
+    done = SimpleNamespace(probe="memory", outcome=outcome, params={"batch_per_gpu": 4})
+    study = SimpleNamespace(domain={"batch_per_gpu": (4, 8, 16, 32)})
+    session = SimpleNamespace(ran=[SimpleNamespace(result=done)], study=study)
+    assert _smaller(session, {"batch_per_gpu": 16}) == left

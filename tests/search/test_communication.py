@@ -20,15 +20,16 @@ FAMILY = ("bucket_cap_mb", "nccl_socket")
 class SpaceOfRanks(FakeSpace):
     """Two knobs of communication beside two others."""
 
-    def __init__(self):
+    def __init__(self, more=None):
+        self.more = more or {}
         super().__init__(domain={"torch_threads": (1, 2), "workers": (0, 1, 2)}, seeds=({"bucket_cap_mb": 50},))
-        self.domain |= {"bucket_cap_mb": (25, 50), "nccl_socket": (None, "4x4")}
+        self.domain |= {"bucket_cap_mb": (25, 50), "nccl_socket": (None, "4x4"), **self.more}
         self.transports = []
 
     def prepare(self, effective, n_images, train_args=None, transport=None):
         self.transports.append(transport)
         prepared = super().prepare(effective, n_images, train_args)
-        self.baseline |= {"bucket_cap_mb": 25, "nccl_socket": None}
+        self.baseline |= {"bucket_cap_mb": 25, "nccl_socket": None, **{k: v[0] for k, v in self.more.items()}}
         start = dict.fromkeys(self.domain)
         seeds = tuple({**{k: self.baseline[k] for k in start}, **seed} for seed in self.seeds)
         return replace(prepared, baseline=dict(self.baseline), seeds=seeds)
@@ -50,8 +51,9 @@ class Ranks(FakeTrainer):
         return replace(result, job={**result.job, "gradient_bytes": 10 << 20})
 
 
-def run(tmp_path, *, local=1.2, n_ranks=2, budget_s=3000.0, device="cpu", fails=lambda spec: None, log="", **plan_args):
-    clock, space = FakeClock(), SpaceOfRanks()
+def run(tmp_path, *, local=1.2, n_ranks=2, budget_s=3000.0, device="cpu", fails=lambda spec: None, log="", space=None,
+        **plan_args):  # fmt: skip
+    clock, space = FakeClock(), space or SpaceOfRanks()
     info = make_info(budget_s=budget_s, n_ranks=n_ranks, device=device, simulated=False)
     plan = make_plan(tmp_path / "run", clock, space=space, info=info, budget_s=budget_s, max_trials=4, **plan_args)
     trainer = Ranks(clock, local=local, fails=fails, log=log)
@@ -90,6 +92,13 @@ def test_below_a_few_percent_the_family_is_frozen_and_it_is_said(tmp_path):
     assert read_json(plan.run_dir.info, RunInfo).domain.keys() == {"torch_threads", "workers"}
     assert any("its settings are not searched" in note for note in summary.notes)
     assert summary.verdict.status == "gain", "the other knobs are searched"
+
+
+def test_what_acts_under_compile_only_is_not_judged_by_an_eager_step(tmp_path):
+    space = SpaceOfRanks({"compile": (False, "default"), "ddp_wrap": (None, "compiled_ddp")})
+    summary, *_ = run(tmp_path, local=1.0, space=space)
+    assert "bucket_cap_mb" in summary.frozen
+    assert "ddp_wrap" not in summary.frozen
 
 
 def test_above_it_is_searched_and_the_share_is_said(tmp_path):

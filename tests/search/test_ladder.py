@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autotune.contract import Outcome, TrialResult
 from autotune.errors import NoTrialError
-from autotune.search.ladder import PROOFS, Ladder, climb
+from autotune.search.ladder import INTERRUPTED, PROOFS, Ladder, climb
 from autotune.search.memory import HEADROOM_FRAC, MemoryModel
 
 MIB = 2**20
@@ -173,3 +173,20 @@ def test_on_any_machine_what_is_called_safe_has_run_with_head_room(base, per_ima
     if largest:
         assert needs(largest.batch) <= (1 - HEADROOM_FRAC) * ranks.has_bytes
         assert ladder.fastest().batch <= largest.batch
+
+
+def test_an_interrupt_keeps_what_was_proven():
+    def fails(batch):
+        if batch == 16:
+            raise KeyboardInterrupt
+
+    ranks = FakeRanks(affine, lambda batch: 10.0 * batch, 4096 * MIB, fails=fails)
+    ladder = ranks.climb()
+    assert ladder.stopped_because == INTERRUPTED
+    assert ladder.largest().batch == 8
+
+    def at_once(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FakeRanks(affine, lambda batch: 10.0 * batch, 4096 * MIB, fails=at_once).climb()

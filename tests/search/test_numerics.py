@@ -221,3 +221,18 @@ def test_real_trainings_are_compared(tmp_path, tiny):
     assert found.within is True, found.sentence
     assert 0 < found.spread_frac < 0.5
     assert abs(found.difference_frac) < found.spread_frac
+
+
+class Conditional(FakeSpace):
+    """torch_threads=2 acts with batch 64 only, as no_sync does with accumulation only."""
+
+    def canonical(self, params):
+        params = super().canonical(params)
+        return {**params, "torch_threads": 1} if params.get("batch_per_gpu") != 64 else params
+
+
+def test_a_change_that_does_not_act_in_the_check_is_not_said_to_be_checked(tmp_path):
+    summary, trainer, _ = run(tmp_path, space=Conditional(seeds=(BEST,)))
+    assert summary.verdict.status == "gain"
+    assert checks(trainer) == []
+    assert summary.numerics is None

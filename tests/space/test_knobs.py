@@ -267,6 +267,7 @@ def test_materialise_on_cuda(context):
     assert done.env == {
         "OMP_NUM_THREADS": "4",
         "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128",
+        "PYTORCH_ALLOC_CONF": "",
         "NCCL_SOCKET_NTHREADS": "4",
         "NCCL_NSOCKS_PERTHREAD": "8",
     }
@@ -276,4 +277,5 @@ def test_materialise_on_cuda(context):
 def test_an_exported_option_can_be_unset(context):
     ctx = context("cuda", env={"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
     base = baseline_params(["alloc_conf"], ctx)
-    assert materialise({"alloc_conf": None}, base, ctx, "same").env == {"PYTORCH_CUDA_ALLOC_CONF": ""}
+    env = materialise({"alloc_conf": None}, base, ctx, "same").env
+    assert env == {"PYTORCH_CUDA_ALLOC_CONF": "", "PYTORCH_ALLOC_CONF": ""}

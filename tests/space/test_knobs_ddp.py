@@ -7,6 +7,7 @@ import random
 import pytest
 
 from autotune.contract import UNFELT, Gpu
+from autotune.space import here
 from autotune.space.config import baseline_params, canonical, materialise
 from autotune.space.knobs import KNOBS
 from autotune.space.knobs_ddp import DDP_KNOBS
@@ -145,3 +146,25 @@ def test_all_that_full_draws_is_canonical_in_its_own_domain(device, n_ranks, con
 def test_probes_know_every_knob_that_they_do_not_feel():
     assert UNFELT["data"] | UNFELT["compute"] <= set(KNOBS)
     assert set(DDP_KNOBS) - {"nccl_socket"} <= UNFELT["data"]
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "args", "batch_per_gpu", "acts"),
+    [
+        (4, {"batch": 128, "nbs": 64}, 16, True),  # 64 in total, run with nbs=128 so that a step still sees 128
+        (4, {"batch": 128, "nbs": 64}, 32, False),
+        (2, {"batch": 16, "nbs": 64}, 8, True),
+        (2, {"batch": 64, "nbs": 64}, 32, False),
+    ],
+)
+def test_no_sync_acts_where_the_trial_will_accumulate(n_ranks, args, batch_per_gpu, acts, context):
+    ctx = context("cpu", n_ranks=n_ranks, n_cores=8, args=args)
+    got = canonical({"no_sync": True, "batch_per_gpu": batch_per_gpu}, ctx)["no_sync"]
+    assert got is (True if acts else None)
+
+
+def test_a_ddp_without_the_argument(context, monkeypatch):
+    monkeypatch.setattr(here, "torch_mentions", lambda file, word: word != "batched_grad_copy")
+    ctx = context("cpu", n_ranks=2)
+    assert "has no argument batched_grad_copy" in KNOBS["batched_grad_copy"].blocked(ctx)
+    assert KNOBS["gradient_as_bucket_view"].blocked(ctx) is None

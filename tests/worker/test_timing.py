@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from autotune.contract import PARTS, StepColumns
+from autotune.worker import yolo
 from autotune.worker.timing import HostStamp, StepClock
 from autotune.worker.yolo import SegmentMixin
 from tests.worker.trainers import DELAY_S, DelayedTrainer, RangesTrainer, train
@@ -251,3 +252,30 @@ def test_the_parts_of_a_compiled_step(tiny: Path, tmp_path: Path) -> None:
     for part in ("wait", "prepare", "forward", "backward", "optimizer"):
         assert median(parts[part][start:]) > 0, part
     assert sum(parts["rest"][start:]) <= 0.1 * sum(recorder.segment.steps.step_s[start:])
+
+
+def test_a_held_host_is_never_more_than_two_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several ranks none may pass the step that all end after, whatever its loss reads back."""
+    for name in ("n", "reached", "waited"):
+        monkeypatch.setattr(FakeDeviceStamp, name, 0)
+    columns = StepColumns()
+    clock = StepClock(columns, FakeDeviceStamp, held=True)
+    for n_steps in range(1, 8):
+        clock.batch_start()
+        with clock.part("prepare_s"):
+            pass
+        clock.batch_end()
+        assert FakeDeviceStamp.reached >= 2 * (n_steps - 2), "two stamps a step"
+    assert columns.prepare_s == [1.0] * 5
+
+
+def test_a_nan_between_two_lines_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With log_every=50 no line may be due any more before the segment is over."""
+    monkeypatch.setattr(yolo, "effective", lambda trainer, n_ranks: {"loss": None})
+    recorder = SimpleNamespace(rank=0, step=lambda **_: True, spec=SimpleNamespace(n_ranks=1, certify=False))
+    more = {"train_loader": None, "loss_is_read": lambda: False}
+    trainer = SimpleNamespace(
+        loss=1.0, recorder=recorder, _clock=StepClock(StepColumns(), HostStamp), _images=4, **more
+    )
+    with pytest.raises(FloatingPointError):
+        SegmentMixin._on_batch_end(trainer)  # type: ignore[arg-type]
