@@ -106,8 +106,8 @@ def check(question: Question, run: Earlier, past: Past) -> None:
     """Refuse to mix what cannot be compared.
 
     Raises:
-        MachineError: this is not the machine of the run.
-        InputError: the job, the dataset or the space is another one.
+        MachineError: this is not the machine of the run, or these are not its GPUs.
+        InputError: the job, the dataset, the space or what is set of NCCL is another one.
     """
     info, name = run.info, run.run_dir.path.name
     if question.machine.fingerprint != run.machine.fingerprint:
@@ -122,6 +122,19 @@ def check(question: Question, run: Earlier, past: Past) -> None:
         then, now = was.get(key), question.job.get(key)
         if json.dumps(then) != json.dumps(now):
             raise InputError(f"{key} differs: {name} has {key}={spell(then)}, now {key}={spell(now)}", _HINT)
+    if not info.simulated and set(question.gpus) != set(info.gpus):
+        # The same indices are others under another CUDA_VISIBLE_DEVICES, and the fingerprint knows only their model.
+        then, now = (", ".join(gpus) or "the CPU" for gpus in (info.gpus, question.gpus))
+        raise MachineError(
+            f"the GPUs differ: {name} has {then}, now {now}", "show it the same ones: --gpus and CUDA_VISIBLE_DEVICES"
+        )
+    for variable in sorted(info.nccl_set.keys() | question.nccl_set.keys()):
+        then, now = (found.get(variable, "not set") for found in (info.nccl_set, question.nccl_set))
+        if then != now:
+            raise InputError(
+                f"NCCL's settings differ: {name} has {variable} {then}, now {now}",
+                "they are part of the baseline: set them as they were, or leave out --resume",
+            )
     baseline = past.baseline
     if baseline is None:
         return

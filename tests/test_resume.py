@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from autotune.contract import Machine, RunInfo, Summary, read_json, write_json
-from autotune.errors import MachineError
+from autotune import question
+from autotune.app import _info
+from autotune.contract import Gpu, Machine, RunDir, RunInfo, Summary, read_json, write_json
+from autotune.errors import InputError, MachineError
 from autotune.machine.facts import fingerprint
+from autotune.question import Question, Request, understand
+from autotune.resume import Earlier, check
 from autotune.run.lock import lock_devices, lock_home, lock_run
+from autotune.search.past import read_past
 from tests.cli import autotune
 
 
@@ -138,6 +144,53 @@ def test_a_dataset_that_has_grown_is_refused(run: Path, tiny: Path) -> None:
     assert answer.code == 2, answer
     assert "63 training images when" in answer.err
     assert "64 now" in answer.err
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Question, Earlier]:
+    """A question to two of four GPUs, and the run that began with it: not simulated, nothing measured yet."""
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="H100", mem_bytes=80 << 30) for i in range(4))
+    machine = replace(question.read_machine(), n_cores=32, gpus=gpus)
+    monkeypatch.setattr(question, "read_machine", lambda: machine)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    asked = understand(Request(gpus="2", dry_run=True, out=str(tmp_path)))
+    info = replace(_info(asked, "run-1"), simulated=False)
+    return asked, Earlier(run_dir=RunDir(tmp_path / "run-1"), info=info, machine=machine)
+
+
+def test_other_gpus_are_refused(two_gpus: tuple[Question, Earlier], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, run = two_gpus
+    past = read_past(run.run_dir)
+    check(asked, run, past)
+    for shown, ok in (("1,0", True), ("2,3", False)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        now = understand(asked.request)
+        assert now.device == asked.device, "only the variable says which they are"
+        if ok:
+            check(now, run, past)
+            continue
+        with pytest.raises(MachineError, match="the GPUs differ: run-1 has GPU-0, GPU-1, now GPU-2, GPU-3"):
+            check(now, run, past)
+        check(now, replace(run, info=replace(run.info, simulated=True)), past)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("NCCL_ALGO", "Tree", "NCCL_ALGO Ring (environment), now Tree (environment)"),
+        ("NCCL_ALGO", "", "NCCL_ALGO Ring (environment), now not set"),
+        ("NCCL_PROTO", "LL", "NCCL_PROTO not set, now LL (environment)"),
+    ],
+)
+def test_another_environment_of_nccl_is_refused(
+    two_gpus: tuple[Question, Earlier], monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    asked, run = two_gpus
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=re.escape(said)) as e:
+        check(understand(asked.request), run, read_past(run.run_dir))
+    assert "\n" not in str(e.value)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ class Chosen:
     machine: Machine | None
     spec: TrialSpec
     base: TrialSpec
+    """Of the baseline that was measured: what run.json's train_args are."""
     result: TrialResult
     confirmed: bool
     """The verdict speaks of this trial, from finalist runs."""
@@ -75,10 +77,20 @@ def choose(run: RunDir, number: int | None) -> Chosen:
         summary=summary,
         machine=read_json(run.machine, Machine) if run.machine.is_file() else None,
         spec=read_json(run.trial(wanted).spec, TrialSpec),
-        base=read_json(run.trial(0).spec, TrialSpec),
+        base=_baseline(run),
         result=result,
         confirmed=wanted == best and summary.verdict.status != "unconfirmed",
     )
+
+
+def _baseline(run: RunDir) -> TrialSpec:
+    """The first baseline that has a speed: when the user's batch did not fit, that is not trial 0. Else trial 0."""
+    for _, directory in run.numbered():
+        with contextlib.suppress(FormatError):
+            result = read_json(directory.result, TrialResult)
+            if result.role == "baseline" and result.outcome.measured:
+                return read_json(directory.spec, TrialSpec)
+    return read_json(run.trial(0).spec, TrialSpec)
 
 
 def keeper(run: RunDir, chosen: Chosen) -> Chosen | None:

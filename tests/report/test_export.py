@@ -239,6 +239,19 @@ def test_the_logging_of_the_baseline_is_nobodys_setting(tmp_path):
     assert "NCCL" not in (best / "env.sh").read_text()
 
 
+def test_the_batch_after_a_baseline_that_was_halved(tmp_path):
+    """Asked 64, which ran out of memory; the baseline is 32, as run.json says; the best has the 64 that was asked."""
+    asked, best, same = make_spec(0, batch=64), make_spec(2, batch=64, cache="ram"), make_spec(3, cache="ram", batch=32)
+    halved = dataclasses.replace(make_spec(1, batch=32), role="baseline")
+    info = make_info(train_args={**JOB, "batch": 32}, training="any")
+    run = make_run(tmp_path / "run", [asked, halved, best, same], info, 2, speeds={0: 0, 1: 100, 2: 190, 3: 180})
+    folder = export(run)
+    assert load(folder / "best.yaml")["batch"] == 64
+    assert "was 32" in (folder / "best.yaml").read_text()
+    assert read_json(folder / "winner.json", Winner).train_args["batch"] == 64
+    assert load(export(run, number=3, out=tmp_path / "same") / "best.yaml")["batch"] == 32
+
+
 def test_refused(tmp_path):
     run = make_run(tmp_path / "r", [BASE, PATCHED], make_info(), None, speeds={1: 0})
     with pytest.raises(InputError, match="no best trial"):
