@@ -58,9 +58,9 @@ def model_parallel(subject: Subject) -> Finding:
     """Could sharding (FSDP, ZeRO) or pipeline parallelism help this job? From measured sizes (KNOBS 3).
 
     With m bytes of memory, s of state and a of activations an image, b = (m - s) / a images fit a step. Sharding over n
-    ranks frees s (n - 1) / n of each, and DDP's copy of the gradients, which is room for that much / a images. A pipeline of p stages idles
-    (p - 1) / (m + p - 1) of the time with m micro-batches (Huang et al. 2019, GPipe, 2.2), and a stage holds about
-    (s + a) / p for one image when it is cut evenly.
+    ranks frees s (n - 1) / n of each, and DDP's copy of the gradients: room for that much / a images. A pipeline of p
+    stages idles (p - 1) / (m + p - 1) of the time with m micro-batches (Huang et al. 2019, GPipe, 2.2), and a stage
+    holds about (s + a) / p for one image when it is cut evenly.
     """
     job = subject.job
     n, alone = max(job.n_ranks, 2), " (the job has one: nothing to spread over)" if job.n_ranks == 1 else ""

@@ -35,8 +35,8 @@ def test_a_job_that_fits_needs_no_sharding() -> None:
     verdict, says, evidence = examine()
     assert verdict == "ok"
     assert "not useful" in says
-    # (24 GiB - 700 MiB - 225 MiB of buckets - 1125 MiB) / 903 MiB = 24.9; 1125 MiB x 3/4 + 225 MiB = 1.0 GiB = 1.2 images;
-    # 3 / (8 + 3) = 27 %
+    # (24 GiB - 700 MiB - 225 MiB of buckets - 1125 MiB) / 903 MiB = 24.9; 1125 MiB x 3/4 + 225 MiB = 1.0 GiB =
+    # 1.2 images; 3 / (8 + 3) = 27 %
     for figure in (
         "1.1 GiB of state",
         "225 MiB in DDP's buckets",
