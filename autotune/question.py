@@ -36,6 +36,7 @@ DEFAULT_MODEL: Final = "yolo11n.yaml"
 SIMULATED_BYTES: Final = 16 << 30
 MANY: Final = 4
 """Simulated GPUs that `--gpus all` finds."""
+MOST: Final = 1024
 TRIAL_ARGS: Final[dict[str, Any]] = {
     # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
     "plots": False,
@@ -134,9 +135,11 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
     user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
     args = job_args(user)
     machine = read_machine()
+    env: Mapping[str, str] = os.environ
     if request.dry_run and not machine.gpus and request.gpus:
         machine = replace(machine, gpus=_simulated(request.gpus))
-    device, gpus = resolve_gpus(request.gpus, user.get("device"), machine)
+        env = {}  # CUDA_VISIBLE_DEVICES speaks of real GPUs
+    device, gpus = resolve_gpus(request.gpus, user.get("device"), machine, env)
     n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
     if not any_batch:
         check_batch(n_ranks, args, user)
@@ -165,7 +168,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         task=task,
         device="cpu" if device == "cpu" else "cuda",
         n_ranks=n_ranks,
-        n_visible_gpus=len(visible(machine, os.environ)),
+        n_visible_gpus=len(visible(machine, env)),
         train_args=job_args(job),
         n_images=dataset.n_train if dataset else None,
         image_hw=dataset.median_shape if dataset else None,
@@ -239,6 +242,8 @@ def _simulated(flag: str) -> tuple[Gpu, ...]:
     """As many GPUs as this --gpus needs, on a machine that has none."""
     indices = [int(i) for i in flag.split(",") if i.strip().isdecimal()]
     n = max(indices) + 1 if "," in flag and indices else indices[0] if indices else MANY
+    if n > MOST:
+        raise InputError(f"--gpus {flag}: a dry run simulates {MOST} GPUs at most")
     return tuple(
         Gpu(index=i, uuid=f"GPU-simulated-{i}", name="simulated GPU", mem_bytes=SIMULATED_BYTES) for i in range(n)
     )

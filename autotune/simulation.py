@@ -38,6 +38,22 @@ def simulated(plan: Plan) -> Plan:
     return replace(plan, max_trials=real.get("trials", TRIALS), segment=SHORT, deadlines=deadlines)
 
 
+def in_one_process(
+    run_trial: RunTrial, spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: Watch | None = None
+) -> TrialResult:
+    """Run a trial of the synthetic backend; one process answers for all ranks, unless its steps take real time.
+
+    The formula needs no launcher, and nobody waits for four imports. spec.json says what was asked, not how.
+    """
+    if spec.n_ranks == 1 or real_time() is not None or "synthetic" in spec.train_args:
+        return run_trial(spec, directory, started_s=started_s, watch=watch)
+    args = {**spec.train_args, "synthetic": {"n_ranks": spec.n_ranks}}
+    alone = replace(spec, n_ranks=1, train_args=args)
+    result = run_trial(alone, directory, started_s=started_s, watch=watch)
+    write_json(directory.spec, spec)
+    return result
+
+
 class Simulation:
     """Has trials of the synthetic backend run, and charges the budget with the seconds that they say they took.
 
@@ -58,11 +74,7 @@ class Simulation:
         real = real_time()
         if real is not None:
             return self._run_trial(self._with_fault(spec, real), directory, started_s=started_s, watch=watch)
-        # One process answers for all ranks: the formula needs no launcher, and nobody waits for four imports.
-        args = {**spec.train_args, "synthetic": {"n_ranks": spec.n_ranks}}
-        alone = spec if spec.n_ranks == 1 else replace(spec, n_ranks=1, train_args=args)
-        result = self._run_trial(alone, directory, started_s=started_s, watch=watch)
-        write_json(directory.spec, spec)
+        result = in_one_process(self._run_trial, spec, directory, started_s=started_s, watch=watch)
         simulated_s = sum(result.phases_s.values())
         self.budget.skip(simulated_s - result.took_s)
         return replace(result, took_s=simulated_s)

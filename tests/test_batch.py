@@ -30,7 +30,7 @@ MIB = 2**20
         (["--ranks", "0"], ["--ranks 0"]),
         (["--ranks", "5000"], ["5000", "cores"]),
         (["batch=16"], ["batch=16", "leave out"]),
-        (["--gpus", "9"], ["9"]),
+        (["--gpus", "9"], ["--gpus 9: there", "GPU"]),
         (["--budget", "soon"], ["soon"]),
         (["epohcs=3"], ["epochs"]),
         (["data=nowhere.yaml"], ["nowhere.yaml"]),

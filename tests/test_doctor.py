@@ -51,7 +51,7 @@ def test_a_job_that_cannot_run_there_is_exit_code_3(tiny: Path) -> None:
         (["--gpu-mem", "0G"], ["--gpu-mem"]),
         (["--ranks", "0"], ["--ranks 0"]),
         (["--ranks", "3", "batch=16"], ["batch=16", "3 ranks", "batch=15"]),
-        (["--gpus", "9"], ["9"]),
+        (["--gpus", "9"], ["--gpus 9: there", "GPU"]),
         (["model=yolo11q.yaml"], ["yolo11q.yaml"]),
         (["imgsz=0"], ["imgsz"]),
         (["epohcs=1"], ["epohcs", "epochs"]),

@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import autotune as package
-from autotune.contract import TRIALS_CSV_COLUMNS, RunInfo, Summary, Winner, read_json
+from autotune import question
+from autotune.contract import (
+    TRIALS_CSV_COLUMNS,
+    RunDir,
+    RunInfo,
+    Summary,
+    TrialDir,
+    TrialResult,
+    TrialSpec,
+    Winner,
+    read_json,
+)
 from autotune.errors import InputError
+from autotune.worker.synthetic import ALL_REDUCE_S
 from tests.cli import Said, autotune
 from tests.cli import rows as csv_rows
 
@@ -125,6 +138,50 @@ def test_one_simulated_gpu(tmp_path: Path) -> None:
     assert said.code == 0, said
     info = read_json(tmp_path / "latest" / "run.json", RunInfo)
     assert (info.device, info.space) == ("0", "default")
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here, and a shell that would hide them."""
+    machine = replace(question.read_machine(), gpus=())
+    monkeypatch.setattr(question, "read_machine", lambda: machine)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("hidden")
+def test_four_simulated_gpus(tmp_path: Path) -> None:
+    """One process stands for four ranks, in the search and by hand; what they exchange costs time."""
+    said = autotune("search", "--dry-run", "--gpus", "4", "--budget", "90s", "--out", tmp_path, "epochs=50")
+    assert said.code == 0, said
+    run = (tmp_path / "latest").resolve()
+    assert read_json(run / "run.json", RunInfo).n_ranks == 4
+    first = RunDir(run).trial(0)
+    result = read_json(first.result, TrialResult)
+    assert result.images_per_s is not None
+    probes = [d for _, d in RunDir(run).numbered() if read_json(d.spec, TrialSpec).probe == "no_sync"]
+    alone = read_json(probes[0].result, TrialResult)
+    assert alone.images_per_s is not None
+    saved_s = 16 / result.images_per_s - 16 / alone.images_per_s
+    assert saved_s == pytest.approx(ALL_REDUCE_S, rel=0.4)
+
+    said = autotune("trial", first.path)
+    assert said.code == 0, said
+    again = TrialDir(first.path / "again-1")
+    assert read_json(again.result, TrialResult).images_per_s == result.images_per_s
+    assert read_json(again.spec, TrialSpec) == read_json(first.spec, TrialSpec), "nor does a third time differ"
+    assert [p.name for p in again.path.glob("rank*.json")] == ["rank0.json"]
+
+    said = autotune("search", "--resume", run, "--budget", "45s")
+    assert said.code == 0, said
+    said = autotune("export", run, "--trial", "0", "--out", tmp_path / "own")
+    assert said.code == 0, said
+    assert "total over 4 GPUs, 4 each" in (tmp_path / "own" / "best.yaml").read_text()
+
+
+@pytest.mark.usefixtures("hidden")
+def test_all_simulated_gpus(tmp_path: Path) -> None:
+    asked = question.understand(question.Request(gpus="all", dry_run=True, out=str(tmp_path)))
+    assert (asked.device, asked.ctx.n_ranks, asked.ctx.n_visible_gpus) == ("0,1,2,3", 4, 4)
 
 
 def test_json_and_quiet(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_trial_ran_on_two_ranks(run: Path) -> None:
     assert read_json(run / "run.json", RunInfo).n_ranks == 2
     measured = [r for r in csv_rows(run / "trials.csv") if r["role"] != "probe" and r["outcome"] in ("ok", "unstable")]
-    assert {"baseline", "finalist"} <= {r["role"] for r in measured} | {"finalist"}
+    roles = {r["role"] for r in measured}
+    assert "baseline" in roles
+    assert "finalist" in roles or not read_json(run / "summary.json", Summary).verdict.n_blocks
     for row in measured:
         trial = TrialDir(run / "trials" / f"{int(row['number']):04d}")
         spec, result = read_json(trial.spec, TrialSpec), read_json(trial.result, TrialResult)

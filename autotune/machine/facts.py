@@ -160,7 +160,7 @@ def _by_flag(flag: str, there: list[Gpu]) -> list[int]:
         return [int(i) for i in flag.split(",")]
     if int(flag) == 0:
         raise InputError("--gpus 0 would be no GPU", "device=cpu trains on the CPU, device=0 on the first GPU")
-    return list(range(int(flag)))
+    return list(range(min(int(flag), len(there) + 1)))  # one too many is enough to be refused
 
 
 def _by_device(device: Any) -> list[int]:

@@ -38,6 +38,7 @@ class Synthetic:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.asked = faults.settings(recorder.spec.train_args)
+        self.n_ranks = int(self.asked.get("n_ranks", recorder.spec.n_ranks))
         self.real_step_s: float | None = self.asked.get("step_s")
         self.t = 0.0
         if self.real_step_s is None:
@@ -66,7 +67,7 @@ class Synthetic:
         args = spec.train_args
         rng = random.Random(f"{spec.seed}/{spec.number}")
         run_offset = rng.gauss(1.0, 0.01)
-        n_ranks = int(self.asked.get("n_ranks", spec.n_ranks))
+        n_ranks = self.n_ranks
         batch = int(args.get("batch", 16)) // n_ranks
         recorder.resolved = {"optimizer": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}
         nbs = int(args.get("nbs", 64))
@@ -138,7 +139,7 @@ class Synthetic:
         workers = int(self._get("workers", 0))
         data = batch * per_image / max(1, workers)
         assert self.spec is not None
-        if self.spec.n_ranks > 1 and self.spec.probe != "no_sync":
+        if self.n_ranks > 1 and self.spec.probe != "no_sync":
             compute += ALL_REDUCE_S
         if self.spec.probe in ("data", "compute"):
             return (compute, 0.0) if self.spec.probe == "compute" else (0.0, data)

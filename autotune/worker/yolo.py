@@ -232,7 +232,8 @@ class _Asked:
         if self.done or int(os.environ.get("RANK", "0")) > 0:
             return
         self.done = True
-        real = effective(trainer, self.spec.n_ranks)
+        # Of all machines together: the spec counts the ranks of this one.
+        real = effective(trainer, int(os.environ.get("WORLD_SIZE", "1")))
         lines = ["autotune: asked -> in effect"]
         for knob, asked in self.spec.params.items():
             # None: inert in this combination, so whatever Ultralytics does is as asked.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from autotune.contract import RankRecord, TrialDir, TrialSpec, read_json, write_json
+from autotune.contract import Nodes, RankRecord, TrialDir, TrialSpec, read_json, write_json
 from autotune.run.demo import demo_dataset
-from autotune.run.launch import environment
+from autotune.run.launch import argv, environment
 from tests.run.trials import spec
 
 MODEL = str(Path(__file__).parents[1] / "models" / "tiny-detect.yaml")
 
 
 def job(data: Path, **args: object) -> TrialSpec:
-    """One epoch in full: two batches a rank, validation, checkpoints, final evaluation."""
+    """One epoch in full, a rank on each machine: two batches a rank, validation, checkpoints, final evaluation."""
     learning = {"batch": 8, "nbs": 8, "epochs": 1, "mosaic": 0.0, "optimizer": "AdamW", "lr0": 0.01}
     asked = spec(data, model=MODEL, val=True, save=True, **learning, **args)  # type: ignore[arg-type]
-    return replace(asked, role="train", n_ranks=2)
+    return replace(asked, role="train", n_ranks=1)
 
 
 def free_port() -> int:
@@ -31,22 +32,17 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def launch(asked: TrialSpec, home: Path, *torchrun: str) -> subprocess.Popen[str]:
-    """One torchrun, as on a machine of its own: its own trial folder, home and working folder."""
+def launch(asked: TrialSpec, home: Path) -> subprocess.Popen[str]:
+    """What `autotune train --nnodes 2` starts on one of the machines: its own trial folder, home and working folder."""
     directory = TrialDir(home / "trials" / "0000")
     directory.path.mkdir(parents=True)
     write_json(directory.spec, asked)
-    env = environment(asked, directory, "test-nodes")
+    # Both machines are this one, whose name need not resolve; a user would name the interface between them.
+    env = environment(asked, directory, "test-nodes", {**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
     env |= {"YOLO_CONFIG_DIR": str(home / "yolo"), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-    env.pop("AUTOTUNE_PARENT_PID")
     with (home / "log.txt").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "autotune.worker", str(directory.path)],
-            cwd=home,
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
+            argv(asked, directory), cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT, text=True
         )
 
 
@@ -72,10 +68,11 @@ def test_two_machines_train_one_model(tmp_path: Path) -> None:
     older.parent.mkdir(parents=True)
     older.write_text("of an older run, which only rank 0 counts past")
     homes = [tmp_path / "a", tmp_path / "b"]
-    at = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test-nodes"]
-    at += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    asked = job(data, save_dir=None, exist_ok=False, project=str(tmp_path / "runs"))
-    launchers = [launch(asked, home, *at, "--node-rank", str(i)) for i, home in enumerate(homes)]
+    knob = {"gradient_as_bucket_view": True}
+    asked = job(data, save_dir=None, exist_ok=False, project=str(tmp_path / "runs"), patches=knob, changes=knob)
+    endpoint = f"127.0.0.1:{free_port()}"
+    places = [Nodes(n_nodes=2, node_rank=i, rdzv_endpoint=endpoint) for i in range(2)]
+    launchers = [launch(replace(asked, nodes=place), home) for place, home in zip(places, homes, strict=True)]
     wait(launchers, homes)
     # The rendezvous numbers the machines as they come.
     first = next(home for home in homes if TrialDir(home / "trials" / "0000").rank(0).exists())
@@ -84,13 +81,15 @@ def test_two_machines_train_one_model(tmp_path: Path) -> None:
     assert (mine.status, theirs.status) == ("done", "done"), (mine.error, theirs.error)
     assert mine.effective["world_size"] == theirs.effective["world_size"] == 2
     assert mine.effective["ddp"] is True
+    log = (first / "log.txt").read_text()
+    assert "  gradient_as_bucket_view: True -> True\n" in log, "in effect, though each machine has one rank"
     # Started alike, moved, and ended alike to the bit.
     assert mine.effective["params_at_start"] == theirs.effective["params_at_start"] != mine.effective["params"]
     assert mine.effective["params"] == theirs.effective["params"]
     # Rank 0 wrote the checkpoints into a new folder, and the best of them was validated in the end.
     [run] = [p for p in older.parents[2].iterdir() if p.name != "train"]
     assert len((run / "results.csv").read_text().splitlines()) == 2
-    assert f"Validating {run}/weights/best.pt" in (first / "log.txt").read_text()
+    assert f"Validating {run}/weights/best.pt" in log
     assert list(older.parent.iterdir()) == [older]
 
 

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from autotune.worker import yolo
 from autotune.worker.readback import BUFFER_TOLERANCE, buffer_steps, compiles
+from tests.run.trials import spec
 
 
 def loader(n: int, batch: int, workers: int, cache: str | None = None, ranks: int = 1) -> SimpleNamespace:
@@ -88,3 +90,21 @@ def test_compiles_counts_graphs() -> None:
     assert compiles() == before + 1
     compiled(torch.zeros(4))
     assert compiles() == before + 2, "another shape is a recompile"
+
+
+@pytest.mark.parametrize("world_size", ["2", None])
+def test_a_full_training_looks_at_the_ranks_of_all_machines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world_size: str | None
+) -> None:
+    """One rank on each of two machines: the spec says 1, torchrun 2, and so there is a DDP to look at."""
+
+    def effective(_: object, n_ranks: int) -> dict[str, bool]:
+        return {"static_graph": True} if n_ranks > 1 else {}
+
+    monkeypatch.setattr(yolo, "effective", effective)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world_size:
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+    yolo._Asked(spec("demo", changes={"static_graph": True}))(None)
+    assert ("<- differs" in capsys.readouterr().err) == (world_size is None)
