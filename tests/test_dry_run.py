@@ -120,6 +120,7 @@ def test_python_api(searched: tuple[Path, Said]) -> None:
     assert "<div" in run._repr_html_()
 
 
+@pytest.mark.slow
 def test_tune_takes_the_names_of_the_flags(tmp_path: Path) -> None:
     run = package.tune(dry_run=True, budget="3m", out=tmp_path, seed=3, epochs=20, strategy="random", space="quick")
     assert run.info.train_args["epochs"] == 20
@@ -149,6 +150,7 @@ def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hidden")
+@pytest.mark.slow
 def test_four_simulated_gpus(tmp_path: Path) -> None:
     """One process stands for four ranks, in the search and by hand; what they exchange costs time."""
     said = autotune("search", "--dry-run", "--gpus", "4", "--budget", "90s", "--out", tmp_path, "epochs=50")

@@ -44,6 +44,7 @@ def run(home: Path) -> Iterator[Path]:
         (folder / name).write_bytes(data)
 
 
+@pytest.mark.slow
 def test_more_time_for_a_finished_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     folder = (home / "out" / "latest").resolve()
