@@ -53,7 +53,8 @@ _OF_THE_STEP: Final = frozenset(
         *("amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf", "fp32_precision"),
         *("activation_memory_budget", "fused_sgd", "log_every", "stride_on_cpu", "empty_cache"),
         *("bucket_cap_mb", "gradient_as_bucket_view", "batched_grad_copy", "static_graph", "find_unused_parameters"),
-        *("ddp_wrap", "no_sync", "blocking_wait", "nccl_backend"),
+        *("ddp_wrap", "no_sync", "blocking_wait", "nccl_backend", "nccl_socket", "nccl_p2p_level", "nccl_ctas"),
+        *("nccl_buffsize", "nccl_algo", "nccl_ib_qps"),
     }
 )
 UNFELT: Final[dict[Probe, frozenset[str]]] = {

@@ -8,7 +8,7 @@ from autotune.contract import Outcome, Probe, Transport, TrialResult
 from autotune.run.scaling import all_reduce_s, scaling_of
 from autotune.run.transport import NVLINK, read_transport
 from autotune.search.session import Session
-from autotune.space.knobs_nccl import COMMUNICATION
+from autotune.space.knobs import COMMUNICATION
 
 PROBES: Final[tuple[Probe, ...]] = ("no_sync", "one_rank")
 """The one that decides what is searched comes first."""

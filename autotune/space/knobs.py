@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from autotune.contract import Site, Training
 from autotune.space import here, legal
 from autotune.space.context import cache_fault, workers_cap
 from autotune.space.knob import Knob, variable
+from autotune.space.knobs_ddp import DDP_KNOBS
 from autotune.space.knobs_nccl import NCCL_KNOBS
 from autotune.space.knobs_patch import PATCH_KNOBS
 
@@ -113,3 +116,5 @@ KNOBS: dict[str, Knob] = {
     **PATCH_KNOBS,
     **NCCL_KNOBS,
 }
+COMMUNICATION: Final = frozenset({*DDP_KNOBS, *NCCL_KNOBS})
+"""Knobs that act on what ranks exchange: none can gain more than the step that exchanges nothing shows."""

@@ -24,18 +24,6 @@ ANY_BUT_NVLINK: Final = ("P2P", "P2P/PCIe", "SHM", "NET/")
 """NET/ stands for every network. Over NVLink an all-reduce of a YOLO's gradients is calculated to take under 1 % of a
 step, whatever is set (KNOBS 1.5)."""
 STOCK_BUFFSIZE: Final = 4 << 20
-COMMUNICATION: Final = frozenset(VARIABLES) | {
-    "bucket_cap_mb",
-    "gradient_as_bucket_view",
-    "static_graph",
-    "find_unused_parameters",
-    "batched_grad_copy",
-    "ddp_wrap",
-    "no_sync",
-    "blocking_wait",
-    "nccl_backend",
-}
-"""Knobs that act on what ranks exchange: none can gain more than the step that exchanges nothing shows."""
 
 
 def _pair(text: str, pattern: str, largest: int) -> tuple[int, int] | None:

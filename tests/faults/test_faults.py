@@ -66,6 +66,13 @@ FAULTS = [
     Fault("a loader worker killed", Outcome.CRASH, "DataLoader worker", {"fault": "loader_killed", "at": 5}),
     Fault("host memory exhausted", Outcome.OOM, "MemoryError", {"fault": "host_memory", "at": 5}),
     Fault("CUDA out of memory", Outcome.OOM, "out of memory", {"fault": "oom", "at": 5}),
+    Fault(
+        "CUDA out of memory on a rank of two",
+        Outcome.OOM,
+        "rank 1.*out of memory",
+        {"fault": "oom", "at": 5, "rank": 1},
+        n_ranks=2,
+    ),
     Fault("NaN loss", Outcome.CRASH, "NaN", {"fault": "nan", "at": 5}),
     Fault(
         "SIGKILL a rank of two",

@@ -9,7 +9,7 @@ import pytest
 from autotune.contract import UNFELT, Gpu
 from autotune.space import here
 from autotune.space.config import baseline_params, canonical, materialise
-from autotune.space.knobs import KNOBS
+from autotune.space.knobs import COMMUNICATION, KNOBS
 from autotune.space.knobs_ddp import DDP_KNOBS
 from autotune.space.space import Choices, SearchSpace, load_space, prepare
 
@@ -145,7 +145,7 @@ def test_all_that_full_draws_is_canonical_in_its_own_domain(device, n_ranks, con
 
 def test_probes_know_every_knob_that_they_do_not_feel():
     assert UNFELT["data"] | UNFELT["compute"] <= set(KNOBS)
-    assert set(DDP_KNOBS) - {"nccl_socket"} <= UNFELT["data"]
+    assert UNFELT["data"] >= COMMUNICATION
 
 
 @pytest.mark.parametrize(
