@@ -38,12 +38,16 @@ class Machine:
     fingerprint: str = ""
 
 
+FinalistName = Literal["baseline", "best", "second", "third", "best_yaml"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finalist:
     """Fresh runs of one configuration in the finalist stage."""
 
-    name: Literal["baseline", "best", "best_yaml"]
-    """best_yaml: the winner's projection onto plain YOLO keys, when it differs from the winner."""
+    name: FinalistName
+    """best: the winner; second, third: the other candidates, fastest first; best_yaml: the winner's projection onto
+    plain YOLO keys, when it differs from the winner."""
     params: Params
     numbers: tuple[int, ...]
     """Trial numbers of its runs, in block order."""
@@ -91,6 +95,58 @@ class Numerics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """One knob of the winner set back to the baseline alone, measured in fresh runs beside the winner's."""
+
+    knob: str
+    value: Value
+    """The winner's."""
+    baseline: Value
+    params: Params
+    """The winner without this change; a knob that is inert without it may change too."""
+    numbers: tuple[int, ...] = ()
+    """Trial numbers of its runs; empty: not measured."""
+    gain: float | None = None
+    """Objective without the change over objective with it: above 1, the change helps."""
+    ci95_lo: float | None = None
+    ci95_hi: float | None = None
+    note: str = ""
+    """Why it was not measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCertificate:
+    """Does the winner live through the worst that its job will ask of the memory? (probe `certificate`)"""
+
+    holds: bool | None
+    """None: it could not be looked at."""
+    sentence: str
+    number: int | None = None
+    """Trial number of the probe."""
+    peak_bytes: tuple[int, ...] = ()
+    """One a rank."""
+    limit_bytes: int | None = None
+    """Of each rank."""
+    evidence: dict[str, Value] = field(default_factory=dict)
+    """What was run: imgsz, n_objects (in the most crowded batch), n_val_images, n_optimizer_steps, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Validation mAP against wall clock of two real trainings (--verify-accuracy), one list entry an epoch."""
+
+    sentence: str
+    seconds_each: float
+    metric: str
+    """Its column in Ultralytics' results.csv."""
+    baseline_s: tuple[float, ...] = ()
+    """Seconds since the start of the training at the end of each epoch."""
+    baseline_value: tuple[float, ...] = ()
+    winner_s: tuple[float, ...] = ()
+    winner_value: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotTried:
     """A configuration the search did not start, and why."""
 
@@ -127,6 +183,10 @@ class Summary:
     """Lines the user should see: fallbacks of the baseline, an interrupted search, ..."""
     numerics: Numerics | None = None
     """None: the winner rounds as the baseline does, or there was no time to look."""
+    ablation: tuple[Ablation, ...] = ()
+    """Which change of the winner mattered, largest gain first."""
+    memory: MemoryCertificate | None = None
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

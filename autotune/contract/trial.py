@@ -42,11 +42,13 @@ class Deadlines:
     """Between SIGTERM and SIGKILL."""
 
 
-Probe = Literal["data", "compute", "sizes", "losses", "no_sync", "one_rank", "memory"]
+Probe = Literal["data", "compute", "sizes", "losses", "no_sync", "one_rank", "memory", "epoch_end", "certificate"]
 """data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
 memory; losses: the loss of every step; no_sync: the same training with gradients that stay on their rank; one_rank: one
-rank alone, with the batch that each of several has; memory: the peak with a smaller batch."""
-UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes", "losses"})
+rank alone, with the batch that each of several has; memory: the peak with a smaller batch; epoch_end: a real end of an
+epoch, with validation and checkpoint, and then the step without mosaic; certificate: the peak where the job needs most
+memory."""
+UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes", "losses", "certificate"})
 """Probes whose record has no measured window: what they were run for stands in a field of its own."""
 _OF_THE_STEP: Final = frozenset(
     {
@@ -63,6 +65,8 @@ UNFELT: Final[dict[Probe, frozenset[str]]] = {
     "no_sync": frozenset(),
     "one_rank": frozenset(),
     "memory": frozenset(),
+    "epoch_end": frozenset(),
+    "certificate": frozenset(),
 }
 """Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
 
@@ -142,6 +146,26 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEnd:
+    """What one rank measured around a real end of an epoch (probe `epoch_end`), in seconds."""
+
+    val_s: float | None = None
+    """One validation of the whole set; None: the job has val=False."""
+    val_n_batches: int = 0
+    """Of the whole set."""
+    val_n_timed: int = 0
+    """Of these were run; where fewer than all, val_s is extrapolated."""
+    save_s: float | None = None
+    """One checkpoint; None: the job has save=False."""
+    rest_s: float | None = None
+    """The remainder between the last step of an epoch and the first of the next: csv, callbacks, memory clearing."""
+    reset_s: float | None = None
+    """Once: the loader's restart where the mosaic closes; None: the job has no such epochs."""
+    final_s: float | None = None
+    """Once, after the last epoch: evaluation of the best checkpoint, and plots."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankRecord:
     """What one rank writes at its end: raw samples; statistics are made by the controller."""
 
@@ -174,6 +198,8 @@ class RankRecord:
     """Of probe `losses`: the loss of each step."""
     batch_ids: list[str] = field(default_factory=list)
     """Of probe `losses`: a checksum of each step's images; equal where the batches are."""
+    epoch_end: EpochEnd | None = None
+    """Of probe `epoch_end`."""
 
 
 JOB_TERMS: Final = (
@@ -227,7 +253,10 @@ class TrialResult:
     """Of probe `losses`: mean over the ranks, a step each."""
     batch_ids: tuple[str, ...] = ()
     """Of probe `losses`: equal where the images of all ranks are, a step each."""
+    epoch_end: EpochEnd | None = None
+    """Of probe `epoch_end`; images_per_s is then the rate without mosaic."""
     energy_j: float | None = None
+    """Of all GPUs over the measured window."""
     n_steps: int = 0
     """Measured steps."""
     steady: bool | None = None

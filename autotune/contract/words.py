@@ -11,9 +11,9 @@ Value = bool | int | float | str | None
 """What a knob can be set to; JSON keeps all of them apart."""
 Params = dict[str, Value]
 """Knob name -> value."""
-Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "train", "trace"]
+Role = Literal["baseline", "probe", "trial", "sentinel", "finalist", "ablation", "train", "trace"]
 WARM_ROLES: Final[tuple[Role, ...]] = ("trial", "sentinel", "probe")
-"""May be forked by a preloaded parent; baseline and finalists start as the user's job does."""
+"""May be forked by a preloaded parent; baseline, finalists and ablation start as the user's job does."""
 PARENT: Final = "AUTOTUNE_PARENT_PID"
 """Environment variable: the process that starts a rank, and without which it must not live."""
 

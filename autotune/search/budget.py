@@ -28,6 +28,7 @@ PURPOSE_OF: Final[dict[Role, Purpose]] = {
     "sentinel": "sentinels",
     "probe": "probes",
     "finalist": "finalists",
+    "ablation": "finalists",
 }
 """What the seconds of a trial are for; those of the other roles are trials_ok or trials_lost."""
 _UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
