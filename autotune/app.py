@@ -47,6 +47,7 @@ from autotune.search.past import Past
 from autotune.search.plan import Plan, RunTrial
 from autotune.simulation import Simulation, simulated
 from autotune.space.space import dump_space
+from autotune.trackers import Tracker
 
 READING_FRAC: Final = 0.05
 """Of the budget, at most, for reading the dataset once before the first trial."""
@@ -78,6 +79,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     with on_disk("the run folder"), contextlib.ExitStack() as stack:
         job = (_go_on if request.resume else _begin)(request, observers, stack)
         folder = job.run_dir.path
+        observers = (*observers, *(stack.enter_context(Tracker(name, folder)) for name in job.question.track))
         try:
             return folder, _answer(job, observers)
         finally:

@@ -57,6 +57,9 @@ def search(
         str | None,
         typer.Option(help="socket, ib, shm or p2p: search NCCL's settings of it, whatever NCCL's log says."),
     ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="wandb, mlflow or wandb,mlflow: each trial becomes a run there too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what the controller does.")] = False,
@@ -87,6 +90,7 @@ def search(
         given=_typed(ctx),
         dry_run=dry_run,
         assume_transport=assume_transport,
+        track=track,
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )

@@ -30,6 +30,7 @@ from autotune.space.context import Context, workers_cap
 from autotune.space.ranks import check_batch, count_ranks
 from autotune.space.space import SearchSpace, load_space
 from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_of
+from autotune.trackers import parse_track
 
 DEMO_IMGSZ_CPU: Final = 128
 DEFAULT_MODEL: Final = "yolo11n.yaml"
@@ -76,6 +77,8 @@ class Request:
     """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
+    track: str | None = None
+    """Trackers that hear of the search: wandb, mlflow, or both with a comma."""
     given: frozenset[str] = frozenset()
     """Names of the flags that were typed: with `resume` they must agree."""
     command: str = ""
@@ -110,6 +113,8 @@ class Question:
     memory: MemoryLimit
     notes: tuple[str, ...] = ()
     """What the user should see beside the result."""
+    track: tuple[str, ...] = ()
+    """Names of trackers."""
     nccl_set: dict[str, str] = field(default_factory=dict)
     """What the user has set of NCCL: variable -> `value (where)`; empty where NCCL has nothing to do."""
 
@@ -132,6 +137,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
     if request.training not in ("same", "bounded", "any"):
         raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
     assumed = _assumed(request.assume_transport)
+    track = parse_track(request.track)
     user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
     args = job_args(user)
     machine = read_machine()
@@ -205,6 +211,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),
         memory=memory,
+        track=track,
         nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
 
