@@ -5,13 +5,15 @@ Made from the run folder alone, whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from autotune.contract import FORMAT, RunDir, RunInfo, Winner, to_dict, write_json
-from autotune.errors import InputError, MachineError
+from autotune.contract import FORMAT, RunDir, RunInfo, TrialResult, Winner, read_json, to_dict, write_json
+from autotune.errors import FormatError, InputError, MachineError
+from autotune.report.before_after_table import as_markdown, before_after_rows
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.container import constraints_txt, container_of, dockerfile
 from autotune.report.container_yaml import compose_yaml, k8s_yaml
@@ -113,10 +115,20 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
         "constraints.txt": constraints_txt(info),
     }
     files = sorted([*(p.name for p in folder.iterdir()), *texts, "README.md", "receipt.json"])
-    texts["README.md"] = readme(files, chosen, container, "")
+    texts["README.md"] = readme(files, chosen, container, _table(run, chosen))
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     write_json(folder / "receipt.json", _receipt(files, chosen, winner))
+
+
+def _table(run: RunDir, chosen: Chosen) -> str:
+    """Before and after, as Markdown; from every result that can be read."""
+    results = []
+    for _, directory in run.numbered():
+        with contextlib.suppress(FormatError):
+            results.append(read_json(directory.result, TrialResult))
+    rows = before_after_rows(chosen.info, chosen.machine, chosen.summary, results, chosen.result.number)
+    return as_markdown(rows, chosen.info.simulated)
 
 
 def _commands(chosen: Chosen) -> dict[str, str]:

@@ -162,6 +162,7 @@ def test_the_files(patched):
     readme = (best / "README.md").read_text()
     assert all(f"`{n}`" in readme for n in names - {"README.md"})
     assert SENTENCE in readme
+    assert "| speed-up of the whole job |" in readme.split("##")[0], "the table comes first"
     for command in ("bash launch.sh", "yolo train cfg=best.yaml", "autotune recheck", "docker build", "docker compose"):
         assert command in readme, command
 
