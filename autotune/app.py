@@ -30,6 +30,7 @@ from autotune.contract import (
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
+from autotune.machine.distributions import distributions
 from autotune.machine.nccl import kept_note
 from autotune.port import SpacePort
 from autotune.question import TRIAL_ARGS, Question, Request, understand
@@ -150,7 +151,7 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
             interrupt = ending.enter_context(deferred(heard=interrupted))
 
         data_for: Callable[[Value], str] = lambda _: "demo"  # noqa: E731 - the simulation looks at no image
-        if question.has_data:
+        if question.dataset:
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
@@ -224,6 +225,9 @@ def _info(question: Question, name: str) -> RunInfo:
         assume_transport=request.assume_transport,
         nccl_set=question.nccl_set,
         versions=question.machine.versions,
+        distributions=distributions(),
+        data_folders=question.dataset.folders if question.dataset else (),
+        datasets_dir=question.dataset.datasets_dir if question.dataset else None,
         git=git_state(),
     )
 
@@ -253,7 +257,7 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
 def _page_cache_notes(job: _Job) -> tuple[str, ...]:
     """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
     question = job.question
-    if not question.has_data or question.request.dry_run:
+    if not question.dataset or question.request.dry_run:
         return ()
     with job.budget.spend("setup"):
         read = warm_page_cache(
@@ -267,7 +271,7 @@ def _page_cache_notes(job: _Job) -> tuple[str, ...]:
 
 def _decode_rate(question: Question) -> float | None:
     """What a cache fill will cost: from 200 of the user's images, when the space has a cache to fill."""
-    if not question.has_data or "cache" not in question.space.knobs:
+    if not question.dataset or "cache" not in question.space.knobs:
         return None
     return decode_rate(question.job["data"], question.task, int(question.job["imgsz"]))
 

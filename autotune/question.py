@@ -20,7 +20,7 @@ from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.machine.memory import MemoryLimit, memory_limit
 from autotune.machine.nccl import nccl_files, nccl_set
-from autotune.run.dataset import inspect_dataset
+from autotune.run.dataset import DatasetInfo, inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
 from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
@@ -106,8 +106,8 @@ class Question:
     space: SearchSpace
     ctx: Context
     out: Path
-    has_data: bool
-    """False for a dry run on the demo set, which needs no images."""
+    dataset: DatasetInfo | None
+    """None for a dry run on the demo set, which needs no images."""
     headline: str
     segment: SegmentSettings
     memory: MemoryLimit
@@ -169,6 +169,8 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
                 observer(PhaseStarted(t_s=time.monotonic() - began, phase="setup", note="drawing the demo set, once"))
         dataset = inspect_dataset(str(demo_dataset()) if demo else str(user["data"]), task)
     job["data"] = dataset.data if dataset else "demo"
+    if (weights := Path(str(job.get("pretrained")))).is_file():
+        job["pretrained"] = str(weights.resolve())  # a trial, and launch.sh, start in another folder
     ctx = Context(
         machine=machine,
         task=task,
@@ -206,7 +208,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         space=space,
         ctx=ctx,
         out=out,
-        has_data=dataset is not None,
+        dataset=dataset,
         headline=_headline(request, user, job, space.name, _where(machine, gpus, n_ranks)),
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),

@@ -254,6 +254,12 @@ class RunInfo:
     nccl_set: dict[str, str] = field(default_factory=dict)
     """What the user had set of NCCL when the run began: variable -> `value (where)`."""
     versions: dict[str, str] = field(default_factory=dict)
+    distributions: dict[str, str] = field(default_factory=dict)
+    """Distribution -> exact version, of all that the training and autotune import (machine/distributions.py)."""
+    data_folders: tuple[str, ...] = ()
+    """Where images and labels lie, beside `data`: a container must find them at the same paths."""
+    datasets_dir: str | None = None
+    """What a relative `path:` of the dataset's YAML starts from; None: it is absolute, or not given."""
     git: str | None = None
 
 

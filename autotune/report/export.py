@@ -5,15 +5,20 @@ Made from the run folder alone, whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from autotune.contract import FORMAT, RunDir, RunInfo, Winner, to_dict, write_json
-from autotune.errors import InputError, MachineError
+from autotune.contract import FORMAT, RunDir, RunInfo, TrialResult, Winner, read_json, to_dict, write_json
+from autotune.errors import FormatError, InputError, MachineError
+from autotune.report.before_after_table import as_markdown, before_after_rows
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
-from autotune.report.shell import env_sh, launch_sh, one_line
+from autotune.report.container import constraints_txt, container_of, dockerfile
+from autotune.report.container_yaml import compose_yaml, k8s_yaml
+from autotune.report.export_readme import readme
+from autotune.report.shell import env_sh, launch_sh
 from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
 from autotune.run.transport import LOGGING
 
@@ -102,9 +107,28 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
     (folder / "env.sh").write_text(env_sh(winner, chosen.claim), encoding="utf-8", errors="surrogateescape")
     (folder / "launch.sh").write_text(launch_sh(winner, chosen.claim, info.gpus), encoding="utf-8")
     (folder / "launch.sh").chmod(0o755)
-    files = sorted([*(p.name for p in folder.iterdir()), "README.md", "receipt.json"])
-    (folder / "README.md").write_text(_readme(files, chosen), encoding="utf-8")
+    container = container_of(info, winner, chosen.machine, chosen.claim)
+    texts = {
+        "Dockerfile": dockerfile(container),
+        "compose.yaml": compose_yaml(container),
+        "k8s.yaml": k8s_yaml(container),
+        "constraints.txt": constraints_txt(info),
+    }
+    files = sorted([*(p.name for p in folder.iterdir()), *texts, "README.md", "receipt.json"])
+    texts["README.md"] = readme(files, chosen, container, _table(run, chosen))
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
     write_json(folder / "receipt.json", _receipt(files, chosen, winner))
+
+
+def _table(run: RunDir, chosen: Chosen) -> str:
+    """Before and after, as Markdown; from every result that can be read."""
+    results = []
+    for _, directory in run.numbered():
+        with contextlib.suppress(FormatError):
+            results.append(read_json(directory.result, TrialResult))
+    rows = before_after_rows(chosen.info, chosen.machine, chosen.summary, results, chosen.result.number)
+    return as_markdown(rows, chosen.info.simulated)
 
 
 def _commands(chosen: Chosen) -> dict[str, str]:
@@ -149,20 +173,3 @@ def _receipt(files: list[str], chosen: Chosen, winner: Winner) -> dict[str, Any]
         "budget_s": info.budget_s,
         "seed": info.seed,
     }
-
-
-def _readme(files: list[str], chosen: Chosen) -> str:
-    """README.md: what each file is."""
-    what = {
-        "winner.json": "the configuration, whole: YOLO arguments, environment, patches; read by `autotune train`",
-        "best.yaml": "its part that plain YOLO understands: `yolo train cfg=best.yaml`",
-        "keep-training.yaml": "the fastest configuration that keeps the training the same as yours",
-        "env.sh": "its environment variables",
-        "launch.sh": "starts the full training: `bash launch.sh`, `bash launch.sh epochs=300`",
-        "receipt.json": "figures with their intervals, machine, versions, commands",
-    }
-    lines = [f"# {one_line(chosen.info.name)}", "", one_line(chosen.claim), ""]
-    lines += [f"- `{name}`: {what[name]}" for name in files if name in what]
-    if chosen.confirmed and chosen.summary.numerics:
-        lines += ["", f"Numerics: {one_line(chosen.summary.numerics.sentence)}."]
-    return "\n".join(lines) + "\n"

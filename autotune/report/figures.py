@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from autotune.report.before_after_table import before_after_table
 from autotune.report.cards import Card
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
@@ -15,6 +16,7 @@ from autotune.report.cards_tables import environment, trials
 from autotune.report.load import RunData
 
 FIGURES: dict[str, Callable[[RunData], Card]] = {
+    "before_after_table": before_after_table,
     "before_after": before_after,
     "what_changed": what_changed,
     "job_time": job_time,
