@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from autotune.contract import FORMAT, RunDir, RunInfo, Winner, to_dict, write_json
+from autotune.contract import RunDir, RunInfo, Winner, write_json
 from autotune.errors import InputError, MachineError
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
+from autotune.report.receipt import receipt_of
 from autotune.report.shell import env_sh, launch_sh, one_line
-from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
+from autotune.report.yolo_yaml import check_with_yolo, yolo_yaml
 from autotune.run.transport import LOGGING
 
 
@@ -104,51 +104,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
     (folder / "launch.sh").chmod(0o755)
     files = sorted([*(p.name for p in folder.iterdir()), "README.md", "receipt.json"])
     (folder / "README.md").write_text(_readme(files, chosen), encoding="utf-8")
-    write_json(folder / "receipt.json", _receipt(files, chosen, winner))
-
-
-def _commands(chosen: Chosen) -> dict[str, str]:
-    """What was typed, and what to type next."""
-    return {
-        "search": chosen.info.command,
-        "launch": "bash launch.sh",
-        "yolo": "yolo train cfg=best.yaml",
-        "train": "python -m autotune train winner.json",
-    }
-
-
-def _receipt(files: list[str], chosen: Chosen, winner: Winner) -> dict[str, Any]:
-    """receipt.json: what the claim rests on."""
-    info, verdict, r = chosen.info, chosen.summary.verdict, chosen.result
-    return {
-        "format": FORMAT,
-        "run": info.name,
-        "started": info.started,
-        "files": files,
-        "number": r.number,
-        "confirmed": chosen.confirmed,
-        "simulated": info.simulated,
-        "claim": chosen.claim,
-        "objective": info.objective,
-        "training": info.training,
-        "changes_training": changes_training(chosen.args, job_args(info)),
-        "fingerprint": winner.fingerprint,
-        "machine": to_dict(chosen.machine),
-        "verdict": to_dict(verdict) if chosen.confirmed else None,
-        "numerics": to_dict(chosen.summary.numerics) if chosen.confirmed else None,
-        "search_measurement": {
-            k: getattr(r, k) for k in ("images_per_s", "ci95_lo", "ci95_hi", "job_s", "wait_frac", "n_steps")
-        },
-        "params": to_dict(r.params),
-        "baseline_params": to_dict(info.baseline_params),
-        "effective": to_dict(r.effective),
-        "resolved": to_dict(info.resolved),
-        "commands": _commands(chosen),
-        "versions": dict(info.versions),
-        "git": info.git,
-        "budget_s": info.budget_s,
-        "seed": info.seed,
-    }
+    write_json(folder / "receipt.json", receipt_of(files, chosen, winner, run))
 
 
 def _readme(files: list[str], chosen: Chosen) -> str:
