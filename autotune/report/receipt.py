@@ -17,6 +17,7 @@ from typing import Any, Final
 from autotune.contract import (
     FORMAT,
     JOB_TERMS,
+    Comparison,
     Machine,
     Params,
     RunDir,
@@ -56,20 +57,6 @@ class Job:
     env: dict[str, str] = field(default_factory=dict)
     patches: Params = field(default_factory=dict)
     n_ranks: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """The speed-up on the run's objective, from finalist runs, and how sure it is."""
-
-    speedup: float
-    ci95_lo: float
-    ci95_hi: float
-    n_blocks: int
-    sigma_run_frac: float
-    """Pooled run-to-run standard deviation of the logarithm."""
-    df: int
-    """Its degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +113,7 @@ class Receipt:
     baseline: Job
     baseline_runs: Fresh
     winner_runs: Fresh
-    ratio: Measured | None
+    ratio: Comparison | None
     """None: not from finalist runs."""
     promise: Promise | None
 
@@ -155,7 +142,7 @@ def receipt_of(files: list[str], chosen: Chosen, winner: Winner, run: RunDir) ->
         "changes_training": changes_training(chosen.args, job_args(info)),
         "fingerprint": winner.fingerprint,
         "machine": to_dict(chosen.machine),
-        "ratio": to_dict(_measured(chosen)),
+        "ratio": to_dict(_ratio(chosen)),
         "promise": to_dict(_promise(chosen, run)),
         "baseline": to_dict(job),
         "baseline_runs": to_dict(own),
@@ -232,13 +219,13 @@ def _terms(runs: Sequence[TrialResult]) -> dict[str, float | None]:
     return {t: fmean(values) if values else None for t, values in known.items()}
 
 
-def _measured(chosen: Chosen) -> Measured | None:
+def _ratio(chosen: Chosen) -> Comparison | None:
     best, verdict = chosen.finalist("best"), chosen.summary.verdict
     if best is None or verdict.sigma_run_frac is None:
         return None
     if best.speedup is None or best.ci95_lo is None or best.ci95_hi is None:
         return None
-    return Measured(
+    return Comparison(
         speedup=best.speedup,
         ci95_lo=best.ci95_lo,
         ci95_hi=best.ci95_hi,

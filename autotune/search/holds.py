@@ -15,6 +15,8 @@ from math import expm1, inf, log, sqrt
 from statistics import fmean, variance
 from typing import Final, Literal
 
+from autotune.contract import Comparison, TrialResult
+from autotune.search.objective import OBJECTIVES, job_s, job_terms
 from autotune.search.verdict import MIN_BLOCKS, judge, percent
 
 LEVEL: Final = 0.005
@@ -24,21 +26,8 @@ SMALL_FRAC: Final = 0.02
 with an interval of this half-width."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Baseline over winner, from blocks of fresh runs."""
-
-    speedup: float
-    ci95_lo: float
-    ci95_hi: float
-    n_blocks: int
-    sigma_run_frac: float
-    df: int
-
-    @property
-    def variance(self) -> float:
-        """Of the mean log ratio: two runs a block."""
-        return float(2 * self.sigma_run_frac**2 / self.n_blocks)
+ONCE: Final = ("compile_s", "cache_build_s")
+"""A compile or a cache that an earlier run left warm costs the job its full price all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +41,29 @@ class Holding:
     """Probability of a speed-up so much below the receipt's, or less, if nothing had changed."""
     below_p: float | None = None
     """Of one so much below 1, if the winner were as fast as the baseline."""
+
+
+def worth(result: TrialResult, objective: str, was: Mapping[str, float | None]) -> float | None:
+    """A run's objective, as the finalists' was; what a run cannot tell of the job's time is taken from the receipt.
+
+    That is: one-time costs that are warm by now, validation, checkpoints and epoch ends, and how much faster the
+    epochs without mosaic are. All of them are in the receipt's own ratio too.
+
+    Args:
+        result: of a fresh run.
+        objective: of the run that the receipt is of.
+        was: the terms of T(job) of the receipt's runs of this configuration.
+    """
+    if not result.outcome.measured:
+        return None
+    if objective != "job_time":
+        return OBJECTIVES[objective](result)
+    terms = job_terms(result, None, {term: s for term in ONCE if (s := was.get(term)) is not None})
+    terms |= {term: s for term, s in was.items() if terms.get(term) is None}
+    mosaic_s, closed_s = was.get("mosaic_epochs_s"), was.get("closed_epochs_s")
+    if mosaic_s and closed_s is not None and (now_s := terms["mosaic_epochs_s"]) is not None:
+        terms["closed_epochs_s"] = now_s * closed_s / mosaic_s
+    return job_s(terms)
 
 
 def compare_now(blocks: Sequence[Mapping[str, float]]) -> Comparison | None:
@@ -87,9 +99,9 @@ def holding(then: Comparison, now: Comparison) -> Holding:
     from scipy.special import stdtr  # distribution function of Student t
 
     difference = log(now.speedup / then.speedup)
-    t, df = _t(difference, (then.variance, then.df), (now.variance, now.df))
+    t, df = _t(difference, (_variance(then), then.df), (_variance(now), now.df))
     lower_p = float(stdtr(df, t))
-    t, df = _t(log(now.speedup), (now.variance, now.df))
+    t, df = _t(log(now.speedup), (_variance(now), now.df))
     below_p = float(stdtr(df, t))
     figures = f"{_said(now)} in {now.n_blocks} blocks now, {_said(then)} in the receipt"
     reasons = []
@@ -114,8 +126,8 @@ def could_find(then: Comparison, now: Comparison, power: float = 0.8) -> float:
     """The smallest loss of speed-up that is found in this share of rechecks with such noise."""
     from scipy.special import stdtrit
 
-    spread = then.variance + now.variance
-    _, df = _t(0.0, (then.variance, then.df), (now.variance, now.df))
+    spread = _variance(then) + _variance(now)
+    _, df = _t(0.0, (_variance(then), then.df), (_variance(now), now.df))
     half = (float(stdtrit(df, 1 - LEVEL)) + float(stdtrit(df, power))) * sqrt(spread)
     return max(-expm1(-half), SMALL_FRAC)
 
@@ -144,6 +156,11 @@ def _t(difference: float, *parts: tuple[float, int]) -> tuple[float, float]:
     if spread == 0.0:  # no run differed from another: whatever differs is beyond all noise
         return (0.0 if difference == 0 else inf if difference > 0 else -inf), 1.0
     return difference / sqrt(spread), spread**2 / sum(v**2 / df for v, df in parts)
+
+
+def _variance(c: Comparison) -> float:
+    """Of the mean log ratio: two runs a block."""
+    return float(2 * c.sigma_run_frac**2 / c.n_blocks)
 
 
 def _said(c: Comparison) -> str:

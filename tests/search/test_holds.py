@@ -8,7 +8,8 @@ from statistics import fmean
 
 import pytest
 
-from autotune.search.holds import LEVEL, Comparison, compare_now, could_find, holding, moved
+from autotune.contract import Comparison
+from autotune.search.holds import LEVEL, compare_now, could_find, holding, moved
 
 SIGMA = 0.033
 """Run-to-run noise of five fresh runs on a machine of two cores (MEASURING 5)."""
