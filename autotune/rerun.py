@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from autotune.contract import Nodes, RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
 from autotune.errors import InputError
+from autotune.folders import find_winner
 from autotune.machine.facts import read_machine, resolve_gpus
 from autotune.space.ranks import check_batch
 from autotune.space.yolo_args import yolo_defaults
@@ -66,19 +67,6 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
         data = view.path(spec.train_args.get("cache"))
         again_spec = replace(spec, train_args={**spec.train_args, "data": data})
         return TrialDir(again), run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=not trace)
-
-
-def find_winner(path: str) -> Path:
-    """RUN, RUN/best or winner.json -> winner.json.
-
-    Raises:
-        InputError: there is none.
-    """
-    given = Path(path)
-    for candidate in (given, given / "winner.json", given / "best" / "winner.json"):
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"no winner.json in {path}", "give a run folder, its best/ folder, or winner.json")
 
 
 def nodes(n_nodes: int, node_rank: int, rdzv_endpoint: str | None) -> Nodes | None:

@@ -61,6 +61,20 @@ class Finalist:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Baseline over winner on the objective, from interleaved blocks of fresh runs: above 1, the winner is faster."""
+
+    speedup: float
+    ci95_lo: float
+    ci95_hi: float
+    n_blocks: int
+    sigma_run_frac: float
+    """Run-to-run standard deviation of the logarithm."""
+    df: int
+    """Its degrees of freedom."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The claim: from finalist runs only (MEASURING 5)."""
 

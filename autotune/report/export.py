@@ -9,17 +9,17 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from autotune.contract import FORMAT, RunDir, RunInfo, TrialResult, Winner, read_json, to_dict, write_json
+from autotune.contract import RunDir, RunInfo, TrialResult, Winner, read_json, write_json
 from autotune.errors import FormatError, InputError, MachineError
 from autotune.report.before_after_table import as_markdown, before_after_rows
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.container import constraints_txt, container_of, dockerfile
 from autotune.report.container_yaml import compose_yaml, k8s_yaml
 from autotune.report.export_readme import readme
+from autotune.report.receipt import receipt_of
 from autotune.report.shell import env_sh, launch_sh
-from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
+from autotune.report.yolo_yaml import check_with_yolo, yolo_yaml
 from autotune.run.transport import LOGGING
 
 
@@ -118,7 +118,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
     texts["README.md"] = readme(files, chosen, container, _table(run, chosen))
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
-    write_json(folder / "receipt.json", _receipt(files, chosen, winner))
+    write_json(folder / "receipt.json", receipt_of(files, chosen, winner, run))
 
 
 def _table(run: RunDir, chosen: Chosen) -> str:
@@ -129,47 +129,3 @@ def _table(run: RunDir, chosen: Chosen) -> str:
             results.append(read_json(directory.result, TrialResult))
     rows = before_after_rows(chosen.info, chosen.machine, chosen.summary, results, chosen.result.number)
     return as_markdown(rows, chosen.info.simulated)
-
-
-def _commands(chosen: Chosen) -> dict[str, str]:
-    """What was typed, and what to type next."""
-    return {
-        "search": chosen.info.command,
-        "launch": "bash launch.sh",
-        "yolo": "yolo train cfg=best.yaml",
-        "train": "python -m autotune train winner.json",
-    }
-
-
-def _receipt(files: list[str], chosen: Chosen, winner: Winner) -> dict[str, Any]:
-    """receipt.json: what the claim rests on."""
-    info, verdict, r = chosen.info, chosen.summary.verdict, chosen.result
-    return {
-        "format": FORMAT,
-        "run": info.name,
-        "started": info.started,
-        "files": files,
-        "number": r.number,
-        "confirmed": chosen.confirmed,
-        "simulated": info.simulated,
-        "claim": chosen.claim,
-        "objective": info.objective,
-        "training": info.training,
-        "changes_training": changes_training(chosen.args, job_args(info)),
-        "fingerprint": winner.fingerprint,
-        "machine": to_dict(chosen.machine),
-        "verdict": to_dict(verdict) if chosen.confirmed else None,
-        "numerics": to_dict(chosen.summary.numerics) if chosen.confirmed else None,
-        "search_measurement": {
-            k: getattr(r, k) for k in ("images_per_s", "ci95_lo", "ci95_hi", "job_s", "wait_frac", "n_steps")
-        },
-        "params": to_dict(r.params),
-        "baseline_params": to_dict(info.baseline_params),
-        "effective": to_dict(r.effective),
-        "resolved": to_dict(info.resolved),
-        "commands": _commands(chosen),
-        "versions": dict(info.versions),
-        "git": info.git,
-        "budget_s": info.budget_s,
-        "seed": info.seed,
-    }
