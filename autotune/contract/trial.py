@@ -217,8 +217,11 @@ JOB_TERMS: Final = (
     "val_s",
     "save_s",
     "epoch_end_s",
+    "warmup_s",
+    "final_s",
 )
-"""Terms of T(job), MEASURING 4; the ones not measured are None in TrialResult.job_terms."""
+"""Terms of T(job), MEASURING 4; the ones not known are None in TrialResult.job_terms. warmup_s: the optimizer steps
+that only the warm-up epochs have, in which `accumulate` grows; final_s: evaluation of the best checkpoint, plots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +238,8 @@ class TrialResult:
     took_s: float
     job_s: float | None = None
     job_terms: dict[str, float | None] = field(default_factory=dict)
+    job_estimated: tuple[str, ...] = ()
+    """Names of the terms that were not measured with this configuration: estimated from the baseline's."""
     images_per_s: float | None = None
     """All ranks together; total images / total time of the measured window."""
     ci95_lo: float | None = None
