@@ -17,10 +17,12 @@ LABELS: Final = {
     "compile_s": "compile",
     "cache_build_s": "building the image cache",
     "mosaic_epochs_s": "epochs with mosaic",
-    "closed_epochs_s": "last epochs without mosaic (at the same rate)",
+    "closed_epochs_s": "last epochs without mosaic",
     "val_s": "validation",
     "save_s": "checkpoints",
-    "epoch_end_s": "epoch ends",
+    "epoch_end_s": "the rest of the epochs' ends",
+    "warmup_s": "optimizer steps that only the warm-up has",
+    "final_s": "final evaluation and plots",
 }
 
 

@@ -157,8 +157,11 @@ class SegmentMixin:
             if self.recorder.spec.certify:
                 forward_as_validation(me)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
-            raise SegmentOverError
+            self._on_segment_over()
         self._clock.wait_from_here()
+
+    def _on_segment_over(self) -> None:
+        raise SegmentOverError
 
 
 class Yolo:
@@ -178,7 +181,11 @@ class Yolo:
         if trial:
             self.recorder.phase("import")
             self.recorder.begin("build")
-        bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        bases: tuple[type, ...] = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        if spec.probe == "epoch_end":
+            from autotune.worker.epoch_end import EpochEndMixin  # which is a SegmentMixin
+
+            bases = (EpochEndMixin, TuneMixin, stock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             bases = (*bases[:-1], RanksMixin, stock)
         attrs = {"patches": spec.patches, "recorder": self.recorder, "tolerant": not trial}

@@ -1,7 +1,8 @@
 import pytest
 
 from autotune.contract import JOB_TERMS, Outcome, TrialResult
-from autotune.search.objective import OBJECTIVES, job_s, job_terms, with_job
+from autotune.search.job_time import job_s, with_job
+from autotune.search.objective import OBJECTIVES
 
 
 def result(**fields):
@@ -14,12 +15,16 @@ def result(**fields):
     return TrialResult(**{**defaults, **fields})
 
 
+def job_terms(*args):
+    return with_job(*args).job_terms
+
+
 def test_terms_without_compile():
     terms = job_terms(result())
     assert tuple(terms) == JOB_TERMS
     assert terms == {
         "start_s": 15.0, "compile_s": 0.0, "cache_build_s": 4.0, "mosaic_epochs_s": 900.0, "closed_epochs_s": 100.0,
-        "val_s": None, "save_s": None, "epoch_end_s": None,
+        "val_s": None, "save_s": None, "epoch_end_s": None, "warmup_s": None, "final_s": None,
     }  # fmt: skip
     assert job_s(terms) == 1019.0
 
