@@ -47,6 +47,7 @@ def build_result(
         phases_s=record.phases_s,
         losses=tuple(map(fmean, zip(*(r.losses for r in records), strict=False))),
         batch_ids=tuple(map("-".join, zip(*(r.batch_ids for r in records), strict=False))),
+        certificate=record.certificate,
     )
 
 

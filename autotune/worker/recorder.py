@@ -48,6 +48,7 @@ class Recorder:
         self.sizes: Sizes | None = None
         self.losses: list[float] = []
         self.batch_ids: list[str] = []
+        self.certificate: dict[str, Any] = {}
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
@@ -159,6 +160,7 @@ class Recorder:
                 sizes=self.sizes,
                 losses=self.losses,
                 batch_ids=self.batch_ids,
+                certificate=self.certificate,
             ),
         )
 
