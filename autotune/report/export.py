@@ -12,6 +12,7 @@ from typing import Any
 
 from autotune.contract import FORMAT, RunDir, RunInfo, Winner, to_dict, write_json
 from autotune.errors import InputError, MachineError
+from autotune.report.certificates import readme_lines
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.shell import env_sh, launch_sh, one_line
 from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
@@ -163,6 +164,6 @@ def _readme(files: list[str], chosen: Chosen) -> str:
     }
     lines = [f"# {one_line(chosen.info.name)}", "", one_line(chosen.claim), ""]
     lines += [f"- `{name}`: {what[name]}" for name in files if name in what]
-    if chosen.confirmed and chosen.summary.numerics:
-        lines += ["", f"Numerics: {one_line(chosen.summary.numerics.sentence)}."]
+    if chosen.confirmed and (certified := readme_lines(chosen.summary, chosen.info, chosen.args)):
+        lines += ["", "Certificates:", "", *certified]
     return "\n".join(lines) + "\n"

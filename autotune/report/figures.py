@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autotune.report.cards import Card
+from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
 from autotune.report.cards_ranks import ranks
@@ -17,6 +18,7 @@ from autotune.report.load import RunData
 FIGURES: dict[str, Callable[[RunData], Card]] = {
     "before_after": before_after,
     "what_changed": what_changed,
+    "certificates": certificates,
     "job_time": job_time,
     "ceilings": ceilings,
     "step_anatomy": step_anatomy,
