@@ -66,6 +66,10 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     assert tuple(rows[0])[: len(TRIALS_CSV_COLUMNS)] == TRIALS_CSV_COLUMNS
     assert [r["role"] for r in rows].count("finalist") == 3 * summary.verdict.n_blocks
     assert {int(r["number"]) for r in rows} == {int(p.name) for p in (run / "trials").iterdir() if p.name.isdigit()}
+    assert summary.memory is not None
+    assert (summary.memory.holds is None, summary.memory.evidence["simulated"]) == (False, True)
+    assert summary.memory.sentence.startswith("simulated: ")
+    assert "memory: **" in (run / "best" / "README.md").read_text()
     events = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"

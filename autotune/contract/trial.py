@@ -206,6 +206,8 @@ class RankRecord:
     """Of probe `losses`: a checksum of each step's images; equal where the batches are."""
     epoch_end: EpochEnd | None = None
     """Of probe `epoch_end`."""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    """Of probe `certificate`, what was run (MemoryCertificate.evidence)."""
 
 
 JOB_TERMS: Final = (
@@ -266,6 +268,8 @@ class TrialResult:
     """Of probe `losses`: equal where the images of all ranks are, a step each."""
     epoch_end: EpochEnd | None = None
     """Of probe `epoch_end`; images_per_s is then the rate without mosaic."""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    """Of probe `certificate`, what rank 0 ran."""
     energy_j: float | None = None
     """Of all GPUs over the measured window."""
     n_steps: int = 0

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from autotune.report.certificates import readme_lines
 from autotune.report.chosen import Chosen
 from autotune.report.container import RESULTS, Container
 from autotune.report.container_yaml import STACK_BYTES
@@ -59,10 +60,8 @@ def _certificates(chosen: Chosen) -> list[str]:
     """What was looked at beside the speed, one line each."""
     if not chosen.confirmed:
         return []
-    numerics, memory, accuracy = chosen.summary.numerics, chosen.summary.memory, chosen.summary.accuracy
-    said = {"Numerics": numerics, "Memory": memory, "Accuracy": accuracy}
-    lines = [f"{name}: {one_line(found.sentence).rstrip('.')}." for name, found in said.items() if found]
-    return [line for pair in ((line, "") for line in lines) for line in pair]
+    lines = readme_lines(chosen.summary, chosen.info, chosen.args)
+    return ["## Certificates", "", *lines, ""] if lines else []
 
 
 def _start(chosen: Chosen, container: Container) -> list[str]:

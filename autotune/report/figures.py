@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from autotune.report.before_after_table import before_after_table
 from autotune.report.cards import Card
+from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
 from autotune.report.cards_ranks import ranks
@@ -19,6 +20,7 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "before_after_table": before_after_table,
     "before_after": before_after,
     "what_changed": what_changed,
+    "certificates": certificates,
     "job_time": job_time,
     "ceilings": ceilings,
     "step_anatomy": step_anatomy,

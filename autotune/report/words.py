@@ -17,6 +17,7 @@ PROBES: Final[dict[str, str]] = {
     "one_rank": "one rank",
     "memory": "memory",
     "epoch_end": "epoch end",
+    "certificate": "certificate",
 }
 """What a probe ran, as a label."""
 

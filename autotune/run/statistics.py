@@ -48,6 +48,7 @@ def build_result(
         losses=tuple(map(fmean, zip(*(r.losses for r in records), strict=False))),
         epoch_end=record.epoch_end,
         batch_ids=tuple(map("-".join, zip(*(r.batch_ids for r in records), strict=False))),
+        certificate=record.certificate,
     )
 
 

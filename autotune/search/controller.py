@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from autotune.contract import (
+    MemoryCertificate,
     NotTried,
     Numerics,
     Observer,
@@ -18,7 +19,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import capacity, communication, epoch_ends, numerics, probes
+from autotune.search import capacity, certificates, communication, epoch_ends, numerics, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -78,6 +79,7 @@ def _search(
     session.notes += [note] if note else []
     stage: Stage | None = None
     checked: Numerics | None = None
+    fits: MemoryCertificate | None = None
     try:
         try:
             if plan.past:
@@ -97,7 +99,9 @@ def _search(
                 epoch_ends.of_finalists(session, stage.configs.values())
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
-                checked = _numerics(session, stage)
+                if winner := _living(session, stage):
+                    fits = certificates.check(session, winner)
+                    checked = numerics.check(session, winner)
             measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
             measured(True)
@@ -107,17 +111,24 @@ def _search(
             measured(False)
             _conclude(session, stopped_because=e.message, verdict=verdict_of(session, None))
             raise
-        verdict = verdict_of(session, stage)
+        verdict = certificates.warned(verdict_of(session, stage), fits)
         if stopped == INTERRUPTED and stage is None:
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
         elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):
             verdict = replace(verdict, sentence=f"{verdict.sentence}: {stopped}, give a longer --budget")
-        return _conclude(session, stopped_because=stopped, verdict=verdict, checked=checked)
+        return _conclude(session, stopped_because=stopped, verdict=verdict, checked=checked, fits=fits)
     finally:
         study.close()
 
 
-def _conclude(session: Session, *, stopped_because: str, verdict: Verdict, checked: Numerics | None = None) -> Summary:
+def _conclude(
+    session: Session,
+    *,
+    stopped_because: str,
+    verdict: Verdict,
+    checked: Numerics | None = None,
+    fits: MemoryCertificate | None = None,
+) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
     not_tried = _never_tried(session)
@@ -135,6 +146,7 @@ def _conclude(session: Session, *, stopped_because: str, verdict: Verdict, check
         frozen=session.frozen,
         notes=tuple(session.notes),
         numerics=checked,
+        memory=fits,
     )
     write_json(session.plan.run_dir.summary, summary)
     return summary
@@ -166,7 +178,7 @@ def explore(session: Session) -> str:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
         room_s = left_s - reserve_s(session, left_after_baseline_s) - probes.reserve_s(session)
-        room_s -= numerics.reserve_s(session) + epoch_ends.reserve_s(session)
+        room_s -= numerics.reserve_s(session) + epoch_ends.reserve_s(session) + certificates.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
         ordinary_s = session.price_s(proposals.baseline, warm=True)
         if ordinary_s > limit_s:
@@ -263,7 +275,7 @@ def _finalists(session: Session) -> Stage | None:
     return Stage(configs)
 
 
-def _numerics(session: Session, stage: Stage) -> Numerics | None:
-    """Look at the loss of a winner that lived."""
+def _living(session: Session, stage: Stage) -> Params | None:
+    """The winner, if it lived through its fresh runs."""
     winner = stage.configs["best"]
-    return None if key_of(winner) in session.failed else numerics.check(session, winner)
+    return None if key_of(winner) in session.failed else winner

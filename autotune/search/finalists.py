@@ -8,7 +8,7 @@ from statistics import geometric_mean
 from typing import Final, Literal
 
 from autotune.contract import Finalist, Outcome, Params, Verdict
-from autotune.search import numerics
+from autotune.search import certificates, numerics
 from autotune.search.proposals import key_of, yolo_projection
 from autotune.search.ran import Ran
 from autotune.search.session import Session
@@ -100,7 +100,7 @@ def _affordable(session: Session, stage: Stage) -> list[Name]:
     """All finalists, or baseline and best, or none: what the time left can run."""
     left_s = session.plan.budget.left_s() - session.plan.report_s
     if len(stage.blocks) >= N_BLOCKS:
-        left_s -= numerics.reserve_s(session)  # a fourth block only narrows the claim
+        left_s -= numerics.reserve_s(session) + certificates.reserve_s(session)  # a fourth block only narrows the claim
     pair: list[Name] = ["baseline", "best"]
     for names in (list(stage.configs), pair):
         if sum(session.price_s(stage.configs[name]) for name in names) <= left_s:

@@ -16,7 +16,8 @@ from statistics import fmean, variance
 from typing import Final, Literal
 
 from autotune.contract import Comparison, TrialResult
-from autotune.search.objective import OBJECTIVES, job_s, job_terms
+from autotune.search.job_time import job_s, job_terms
+from autotune.search.objective import OBJECTIVES
 from autotune.search.verdict import MIN_BLOCKS, judge, percent
 
 LEVEL: Final = 0.005
@@ -58,7 +59,7 @@ def worth(result: TrialResult, objective: str, was: Mapping[str, float | None]) 
         return None
     if objective != "job_time":
         return OBJECTIVES[objective](result)
-    terms = job_terms(result, None, {term: s for term in ONCE if (s := was.get(term)) is not None})
+    terms, _ = job_terms(result, None, {term: s for term in ONCE if (s := was.get(term)) is not None})
     terms |= {term: s for term, s in was.items() if terms.get(term) is None}
     mosaic_s, closed_s = was.get("mosaic_epochs_s"), was.get("closed_epochs_s")
     if mosaic_s and closed_s is not None and (now_s := terms["mosaic_epochs_s"]) is not None:

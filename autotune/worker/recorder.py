@@ -49,6 +49,7 @@ class Recorder:
         self.losses: list[float] = []
         self.batch_ids: list[str] = []
         self.epoch_end: EpochEnd | None = None
+        self.certificate: dict[str, Any] = {}
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
@@ -161,6 +162,7 @@ class Recorder:
                 losses=self.losses,
                 batch_ids=self.batch_ids,
                 epoch_end=self.epoch_end,
+                certificate=self.certificate,
             ),
         )
 

@@ -25,6 +25,8 @@ from autotune.worker.recorder import Recorder
 
 MEM_LIMIT_BYTES = 16 * 2**30
 N_IMAGES = 1280
+WORST = 1.1
+"""Times the memory of an ordinary step, what the certificate finds."""
 ALL_REDUCE_S = 0.012
 """What several ranks exchange in a step, none of it hidden."""
 
@@ -91,8 +93,13 @@ class Synthetic:
         recorder.segment.accumulate = recorder.job["accumulate"]
         mem = int(1.2e9 + batch * 1.9e8 * (0.6 if self._get("amp", False) in (True, "bf16") else 1.0))
         recorder.peak_mem_bytes = mem
+        if spec.probe == "certificate":
+            recorder.peak_mem_bytes = mem = int(WORST * mem)
         if mem > MEM_LIMIT_BYTES:
             raise SimulatedOutOfMemoryError("out of memory (simulated)")
+        if spec.probe == "certificate":
+            self.certify(batch)
+            return
         compute, data = self._seconds(batch)
         if self._get("compile", False):
             self.t += 40.0
@@ -140,6 +147,13 @@ class Synthetic:
         self.t += took_s
         recorder.add_phase("epoch_end", took_s)
         return data * (CLOSED_FRAC if closes else 1.0)
+
+    def certify(self, batch: int) -> None:
+        """Say what a certificate says (worker/certificate.py), of images that nobody drew."""
+        self._spend("first_step", 3.0)
+        recorder = self.recorder
+        recorder.certificate = {"n_images": batch, "n_val_images": 2 * batch, "n_optimizer_steps": 2, "simulated": True}
+        recorder.effective = self.effective()
 
     def effective(self) -> dict[str, Any]:
         """The formula obeys every knob: what was asked is what runs."""

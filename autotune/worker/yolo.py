@@ -14,6 +14,7 @@ from typing import Any, Final
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
+from autotune.worker.certificate import certify
 from autotune.worker.losses import record_losses
 from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
@@ -56,10 +57,11 @@ class SegmentMixin:
         me.add_callback("on_fit_epoch_end", lambda _: self._on_epoch_end())
 
     def get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Training loader only: the validation loader would cost a scan and twice the workers."""
+        """Training loader only, but for a certificate: that of validation would cost a scan and twice the workers."""
         me: Any = self
         mode = kwargs.get("mode", args[3] if len(args) > 3 else "train")
-        return me.train_loader if mode == "val" else super().get_dataloader(*args, **kwargs)  # type: ignore[misc]
+        stub = mode == "val" and self.recorder.spec.probe != "certificate"
+        return me.train_loader if stub else super().get_dataloader(*args, **kwargs)  # type: ignore[misc]
 
     def build_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Build the dataset, booking the time that its image cache takes."""
@@ -95,6 +97,10 @@ class SegmentMixin:
     def validate(self) -> tuple[dict[str, float], None]:
         """Stub."""
         return {}, None
+
+    def really_validate(self) -> Any:
+        """The trainer's own."""
+        return super().validate()  # type: ignore[misc]
 
     def save_model(self) -> bool:
         """Stub."""
@@ -210,6 +216,8 @@ class Yolo:
             self.trainer.add_callback("on_train_batch_end", no_sync)
         if recorder.spec.probe == "losses":
             record_losses(self.trainer, recorder, over=SegmentOverError)
+        if recorder.spec.probe == "certificate":
+            certify(self.trainer, recorder, over=SegmentOverError)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:

@@ -196,7 +196,7 @@ def test_receipt(patched):
     assert (receipt["confirmed"], receipt["simulated"], receipt["number"]) == (True, False, 1)
     assert receipt["claim"] == SENTENCE
     assert (receipt["numerics"]["within"], receipt["numerics"]["n_steps"]) == (True, 50)
-    assert "Numerics: the loss goes as yours." in (patched[1] / "README.md").read_text()
+    assert "numerics: **holds**. the loss goes as yours." in (patched[1] / "README.md").read_text()
     assert receipt["commands"]["search"] == "python -m autotune search --budget 5m"
     assert [f["name"] for f in receipt["verdict"]["finalists"]] == ["baseline", "best", "best_yaml"]
     assert set(receipt["files"]) == {p.name for p in patched[1].iterdir()}

@@ -120,6 +120,8 @@ def test_trials_csv_and_events(whole):
         "search",
         "probes",
         "finalists",
+        "certificate",
+        "certificate",
     ]
     assert "trial_progress" not in kinds
     assert {e.kind for e in seen} >= {"trial_progress", "trial_started", "trial_ended"}
@@ -220,7 +222,7 @@ def test_mismatch_leads_to_what_really_ran(tmp_path):
 def test_dear_configurations_are_listed_as_not_tried(tmp_path):
     seen = []
     space = FakeSpace(domain={**DOMAIN, "compile": (False, True)})
-    summary, trainer, _ = run(tmp_path, space=space, observers=[seen.append])
+    summary, trainer, _ = run(tmp_path, space=space, observers=[seen.append], budget_s=330.0)
     assert all(not s.params.get("compile") for s in trainer.specs)
     assert summary.not_tried
     assert all(n.params["compile"] and n.price_s > 60 for n in summary.not_tried)
