@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Sequence
 from typing import Final
@@ -40,7 +38,7 @@ def readme(files: Sequence[str], chosen: Chosen, container: Container, table: st
     lines += [table, ""] if table else []
     lines += _certificates(chosen)
     lines += ["All commands are for this folder (`cd` to it first); what you add to one wins: `epochs=300`.", ""]
-    lines += _start(chosen, container)
+    lines += _start(container)
     lines += _in_container(container)
     lines += [
         "## On another machine, or after an update",
@@ -65,19 +63,18 @@ def _certificates(chosen: Chosen) -> list[str]:
     return [line for pair in ((line, "") for line in lines) for line in pair]
 
 
-def _start(chosen: Chosen, container: Container) -> list[str]:
+def _start(container: Container) -> list[str]:
     """Without a container."""
     lines = ["## Start the training", "", *_block("bash launch.sh")]
     if container.wheel:
-        lines += [
-            "That is `python -m autotune train winner.json`, because plain YOLO has no arguments for all of it.",
-            "",
-        ]
+        lines += ["That needs autotune, because plain YOLO cannot start all of it.", ""]
+    lines += ["Through autotune, which compares the real epochs with what is promised here:", ""]
+    lines += _block("python -m autotune train winner.json")
     lines += ["The part that plain YOLO understands, alone:", "", *_block("yolo train cfg=best.yaml")]
     if start := container.datasets_dir:
         lines += [
-            f"The dataset's YAML has a relative `path:`, which is looked for in the folder that you start from, then "
-            f"in Ultralytics' `datasets_dir`. Here it began in {_code(start)}.",
+            "The dataset's YAML has a relative `path:`, which YOLO looks for where you start it, then in "
+            f"Ultralytics' `datasets_dir`. Here it begins in {_code(start)}: start from there.",
             "",
         ]
     return lines
@@ -141,6 +138,4 @@ def _code(text: str) -> str:
 
 def _csv(fields: Sequence[str]) -> str:
     """As docker reads --mount and --gpus."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(fields)
-    return out.getvalue()
+    return ",".join('"' + f.replace('"', '""') + '"' if set(f) & set(',"\r\n') else f for f in fields)
