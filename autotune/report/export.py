@@ -18,7 +18,7 @@ from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.container import constraints_txt, container_of, dockerfile
 from autotune.report.container_yaml import compose_yaml, k8s_yaml
 from autotune.report.export_readme import readme
-from autotune.report.shell import env_sh, launch_sh
+from autotune.report.shell import env_sh, launch_sh, one_line
 from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
 from autotune.run.transport import LOGGING
 
@@ -115,7 +115,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
         "constraints.txt": constraints_txt(info),
     }
     files = sorted([*(p.name for p in folder.iterdir()), *texts, "README.md", "receipt.json"])
-    texts["README.md"] = readme(files, chosen, container, _table(run, chosen))
+    texts["README.md"] = readme(files, chosen, container, _table(run, chosen), _certified(chosen))
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     write_json(folder / "receipt.json", _receipt(files, chosen, winner))
@@ -129,6 +129,12 @@ def _table(run: RunDir, chosen: Chosen) -> str:
             results.append(read_json(directory.result, TrialResult))
     rows = before_after_rows(chosen.info, chosen.machine, chosen.summary, results, chosen.result.number)
     return as_markdown(rows, chosen.info.simulated)
+
+
+def _certified(chosen: Chosen) -> list[str]:
+    """The certificates of the winner, a line each."""
+    found = chosen.summary.numerics if chosen.confirmed else None
+    return [f"- Numerics: {one_line(found.sentence)}."] if found else []
 
 
 def _commands(chosen: Chosen) -> dict[str, str]:

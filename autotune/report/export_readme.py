@@ -25,18 +25,21 @@ WHAT: Final = {
 }
 
 
-def readme(files: Sequence[str], chosen: Chosen, container: Container, table: str) -> str:
+def readme(
+    files: Sequence[str], chosen: Chosen, container: Container, table: str, certified: Sequence[str] = ()
+) -> str:
     """README.md.
 
     Args:
         files: names of all files of the folder.
         chosen: what is exported.
         container: how it runs in one.
-        table: before and after, as Markdown; empty where there is nothing to compare.
+        table: before and after, as Markdown.
+        certified: a line of Markdown for each certificate of the winner.
     """
     lines = [f"# {one_line(chosen.info.name)}", "", one_line(chosen.claim), ""]
-    lines += [table, ""] if table else []
-    lines += _certificates(chosen)
+    lines += [table, ""]
+    lines += ["What was checked beside the speed:", "", *certified, ""] if certified else []
     lines += ["All commands are for this folder (`cd` to it first); what you add to one wins: `epochs=300`.", ""]
     lines += _start(container)
     lines += _in_container(container)
@@ -51,16 +54,6 @@ def readme(files: Sequence[str], chosen: Chosen, container: Container, table: st
         *(f"- `{name}`: {WHAT[name]}" for name in files if name in WHAT),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _certificates(chosen: Chosen) -> list[str]:
-    """What was looked at beside the speed, one line each."""
-    if not chosen.confirmed:
-        return []
-    numerics, memory, accuracy = chosen.summary.numerics, chosen.summary.memory, chosen.summary.accuracy
-    said = {"Numerics": numerics, "Memory": memory, "Accuracy": accuracy}
-    lines = [f"{name}: {one_line(found.sentence).rstrip('.')}." for name, found in said.items() if found]
-    return [line for pair in ((line, "") for line in lines) for line in pair]
 
 
 def _start(container: Container) -> list[str]:
