@@ -73,9 +73,10 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     events = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"
-    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json"} <= {
+    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json", "Dockerfile", "k8s.yaml"} <= {
         p.name for p in (run / "best").iterdir()
     }
+    assert "\ntorch==" in (run / "best" / "constraints.txt").read_text()
     assert "SIMULATED" in (run / "report.html").read_text().upper()
     assert not (run / ".data").exists()
 

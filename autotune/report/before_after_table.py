@@ -128,7 +128,12 @@ def before_after_table(run: RunData) -> Card:
     df = pd.DataFrame([(r.name, r.yours, r.tuned, r.ratio, r.ci95_lo, r.ci95_hi) for r in rows])
     df.columns = ["name", "yours", "tuned", "ratio", "ci95_lo", "ci95_hi"]
     cells = tuple(
-        (Cell(text[0]), Cell(text[1], r.yours), Cell(text[2], r.tuned, css="strong"), Cell(text[3], r.ratio))
+        (
+            Cell(text[0]),
+            Cell(text[1], r.yours),
+            Cell(text[2], r.tuned, css="" if r.tuned is None else "strong"),
+            Cell(text[3], r.ratio),
+        )
         for r in rows
         for text in (r.cells,)
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from autotune.contract import RunDir, RunInfo, TrialResult, Winner, read_json, write_json
 from autotune.errors import FormatError, InputError, MachineError
 from autotune.report.before_after_table import as_markdown, before_after_rows
+from autotune.report.certificates import readme_lines
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
 from autotune.report.container import constraints_txt, container_of, dockerfile
 from autotune.report.container_yaml import compose_yaml, k8s_yaml
@@ -115,7 +116,7 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
         "constraints.txt": constraints_txt(info),
     }
     files = sorted([*(p.name for p in folder.iterdir()), *texts, "README.md", "receipt.json"])
-    texts["README.md"] = readme(files, chosen, container, _table(run, chosen))
+    texts["README.md"] = readme(files, chosen, container, _table(run, chosen), _certified(chosen))
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     write_json(folder / "receipt.json", receipt_of(files, chosen, winner, run))
@@ -129,3 +130,8 @@ def _table(run: RunDir, chosen: Chosen) -> str:
             results.append(read_json(directory.result, TrialResult))
     rows = before_after_rows(chosen.info, chosen.machine, chosen.summary, results, chosen.result.number)
     return as_markdown(rows, chosen.info.simulated)
+
+
+def _certified(chosen: Chosen) -> list[str]:
+    """The certificates of the winner, a line each."""
+    return readme_lines(chosen.summary, chosen.info, chosen.args) if chosen.confirmed else []

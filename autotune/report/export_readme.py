@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from autotune.report.certificates import readme_lines
 from autotune.report.chosen import Chosen
 from autotune.report.container import RESULTS, Container
 from autotune.report.container_yaml import STACK_BYTES
@@ -28,20 +25,23 @@ WHAT: Final = {
 }
 
 
-def readme(files: Sequence[str], chosen: Chosen, container: Container, table: str) -> str:
+def readme(
+    files: Sequence[str], chosen: Chosen, container: Container, table: str, certified: Sequence[str] = ()
+) -> str:
     """README.md.
 
     Args:
         files: names of all files of the folder.
         chosen: what is exported.
         container: how it runs in one.
-        table: before and after, as Markdown; empty where there is nothing to compare.
+        table: before and after, as Markdown.
+        certified: a line of Markdown for each certificate of the winner.
     """
     lines = [f"# {one_line(chosen.info.name)}", "", one_line(chosen.claim), ""]
-    lines += [table, ""] if table else []
-    lines += _certificates(chosen)
+    lines += [table, ""]
+    lines += ["What was checked beside the speed:", "", *certified, ""] if certified else []
     lines += ["All commands are for this folder (`cd` to it first); what you add to one wins: `epochs=300`.", ""]
-    lines += _start(chosen, container)
+    lines += _start(container)
     lines += _in_container(container)
     lines += [
         "## On another machine, or after an update",
@@ -56,27 +56,18 @@ def readme(files: Sequence[str], chosen: Chosen, container: Container, table: st
     return "\n".join(lines) + "\n"
 
 
-def _certificates(chosen: Chosen) -> list[str]:
-    """What was looked at beside the speed, one line each."""
-    if not chosen.confirmed:
-        return []
-    lines = readme_lines(chosen.summary, chosen.info, chosen.args)
-    return ["## Certificates", "", *lines, ""] if lines else []
-
-
-def _start(chosen: Chosen, container: Container) -> list[str]:
+def _start(container: Container) -> list[str]:
     """Without a container."""
     lines = ["## Start the training", "", *_block("bash launch.sh")]
     if container.wheel:
-        lines += [
-            "That is `python -m autotune train winner.json`, because plain YOLO has no arguments for all of it.",
-            "",
-        ]
+        lines += ["That needs autotune, because plain YOLO cannot start all of it.", ""]
+    lines += ["Through autotune, which compares the real epochs with what is promised here:", ""]
+    lines += _block("python -m autotune train winner.json")
     lines += ["The part that plain YOLO understands, alone:", "", *_block("yolo train cfg=best.yaml")]
     if start := container.datasets_dir:
         lines += [
-            f"The dataset's YAML has a relative `path:`, which is looked for in the folder that you start from, then "
-            f"in Ultralytics' `datasets_dir`. Here it began in {_code(start)}.",
+            "The dataset's YAML has a relative `path:`, which YOLO looks for where you start it, then in "
+            f"Ultralytics' `datasets_dir`. Here it begins in {_code(start)}: start from there.",
             "",
         ]
     return lines
@@ -140,6 +131,4 @@ def _code(text: str) -> str:
 
 def _csv(fields: Sequence[str]) -> str:
     """As docker reads --mount and --gpus."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(fields)
-    return out.getvalue()
+    return ",".join('"' + f.replace('"', '""') + '"' if set(f) & set(',"\r\n') else f for f in fields)

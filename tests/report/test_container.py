@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+import autotune.report.export as exporting
 from autotune.contract import Machine, RunInfo, Winner
+from autotune.errors import InputError
 from autotune.machine.distributions import distributions
 from autotune.report.container import Container, constraints_txt, container_of, dockerfile, shared_memory_bytes
 from autotune.report.container_yaml import compose_yaml, k8s_yaml
 from autotune.report.export_readme import docker_run
 
-from .test_export import SENTENCE, make_info
+from .test_export import BASE, PATCHED, SENTENCE, make_info, make_run
 
 GPU = {"device": "0,1", "gpus": ("GPU-a", "GPU-b"), "n_ranks": 2}
 VERSIONS = {"python": "3.11.7", "autotune": "0.1.0", "torch": "2.15.0", "ultralytics": "8.4.190"}
@@ -190,3 +192,32 @@ def test_docker_run_names_the_gpus_and_the_paths():
     assert """--gpus '"device=GPU-a,GPU-b"'""" in text
     assert "--mount type=bind,source=/sets/a,target=/sets/a,readonly" in text
     assert text.endswith(two_gpus().name)
+
+
+@pytest.mark.parametrize("where", ["check_with_yolo", "launch_sh", "dockerfile", "k8s_yaml", "readme"])
+def test_an_export_that_is_interrupted_leaves_the_one_before_as_it_was(tmp_path, monkeypatch, where):
+    run = make_run(tmp_path / "run", [BASE, PATCHED], make_info(), 1)
+    monkeypatch.setattr(exporting, "check_with_yolo", lambda _: None)
+    before = {p.name: p.read_bytes() for p in exporting.export(run).iterdir()}
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, where, stop)
+    with pytest.raises(KeyboardInterrupt):
+        exporting.export(run)
+    assert {p.name: p.read_bytes() for p in run.best.iterdir()} == before
+    with pytest.raises(KeyboardInterrupt):
+        exporting.export(run, out=tmp_path / "new" / "own")
+    assert not (tmp_path / "new" / "own").exists()
+    assert not [p for folder in (run.path, tmp_path / "new") for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_what_the_user_put_there_is_not_replaced(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", [BASE, PATCHED], make_info(), 1)
+    monkeypatch.setattr(exporting, "check_with_yolo", lambda _: None)
+    wheel = exporting.export(run) / "yolo_autotune-0.1.0-py3-none-any.whl"
+    wheel.touch()
+    with pytest.raises(InputError, match=wheel.name):
+        exporting.export(run)
+    assert wheel.exists()
