@@ -7,6 +7,7 @@ from collections.abc import Callable
 from autotune.report.cards import Card
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
+from autotune.report.cards_promise import promise_kept
 from autotune.report.cards_ranks import ranks
 from autotune.report.cards_result import before_after, sentinels, what_changed
 from autotune.report.cards_search import best_so_far, ledger
@@ -31,3 +32,6 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "environment": environment,
 }
 """In the order of the page."""
+
+LATER: dict[str, Callable[[RunData], Card | None]] = {"promise_kept": promise_kept}
+"""After those: what came after the run, left out while nothing has."""
