@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import math
 import random
 import shutil
 import time
@@ -242,7 +243,8 @@ def _conclude(claim: Claim, seen: _Seen, clock: Budget) -> Recheck:
         n_whole = sum(len(v) == len(NAMES) for v in values)
         sentence = f"cannot tell: {n_whole} of {MIN_BLOCKS} blocks were run"
         if seen.short_s is not None:
-            sentence += f" in --budget {seconds(clock.total_s)}; they take about {seconds(seen.short_s)} here"
+            longer = f"--budget {math.ceil(1.2 * seen.short_s / 60)}m"
+            sentence += f", they take about {seconds(seen.short_s)} here: give {longer}"
     if seen.interrupted:
         sentence = f"interrupted; {sentence}"
     rates = {n: [rate for b in rows if (rate := getattr(b, n))] for n in NAMES}

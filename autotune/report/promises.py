@@ -153,12 +153,14 @@ def judge(
         overrides: kept with the answer.
     """
     whole = whole and promise.epoch_s(closed=not promise.mosaic_epoch_s, whole=True) is not None
-    n_out = warmup_epochs if len(real) >= 2 * warmup_epochs else 1
     pairs = [
-        (e, promised_s, e.seconds if whole else e.steps_s)
-        for e in real[max(1, n_out) :]
-        if (promised_s := promise.epoch_s(closed=e.closed, whole=whole))
+        (i, e, promised_s, e.seconds if whole else e.steps_s)
+        for i, e in enumerate(real)
+        if i and (promised_s := promise.epoch_s(closed=e.closed, whole=whole))
     ]
+    late = [pair for pair in pairs if pair[0] >= warmup_epochs]
+    n_out = warmup_epochs if len(late) >= max(MIN_EPOCHS, len(pairs) - len(late)) else 1
+    pairs = late if n_out > 1 else pairs
     made: dict[str, Any] = {
         "started": _now(),
         "overrides": dict(overrides or {}),
@@ -171,9 +173,9 @@ def judge(
             else "none without mosaic was promised"
         )
         return Kept(status="not_judged", sentence=f"promise not judged: {why}", **made)
-    ratio = median(s / promised_s for _, promised_s, s in pairs)
-    closed = sum(e.closed for e, _, _ in pairs) * 2 > len(pairs)
-    kind = [(promised_s, s) for e, promised_s, s in pairs if e.closed == closed]
+    ratio = median(s / promised_s for _, _, promised_s, s in pairs)
+    closed = sum(e.closed for _, e, _, _ in pairs) * 2 > len(pairs)
+    kind = [(promised_s, s) for _, e, promised_s, s in pairs if e.closed == closed]
     promised_s, real_s = kind[0][0], median(s for _, s in kind)
     half, what = promise.half_width_frac, "an epoch" if whole else "for the steps of an epoch"
     noise = "" if half is None else f" (+-{100 * half:.0f} %)"

@@ -113,9 +113,13 @@ def holding(then: Comparison, now: Comparison) -> Holding:
     if reasons:
         sentence = f"does not hold: {figures}; {'; '.join(reasons)}"
         return Holding(status="does_not_hold", sentence=sentence, now=now, lower_p=lower_p, below_p=below_p)
+    loss = could_find(then, now)
+    found = f"a loss of {percent(loss)} % would have been found"
+    if then.ci95_lo > 1.0 and loss > 1 - 1 / then.speedup:
+        found += ", so not that of the whole gain: a longer --budget tells more"
     return Holding(
         status="holds",
-        sentence=f"holds: {figures}; a loss of {percent(could_find(then, now))} % would have been found",
+        sentence=f"holds: {figures}; {found}",
         now=now,
         lower_p=lower_p,
         below_p=below_p,

@@ -82,7 +82,9 @@ def test_warm_up_epochs_are_left_out_where_enough_others_are() -> None:
     kept = judge(PROMISE, slow_start, warmup_epochs=3)
     assert (kept.status, kept.n_epochs) == ("kept", 3)
     assert "the first 3 left out: start and warm-up" in kept.sentence
-    assert judge(PROMISE, slow_start[:5], warmup_epochs=3).n_epochs == 4
+    assert judge(PROMISE, slow_start[:4], warmup_epochs=3).n_epochs == 3, "but one is too few to go by"
+    mostly_closed = [*slow_start[:4], *epochs(*[9.0] * 9, closed=True)]
+    assert judge(replace(PROMISE, closed_epoch_s=None), mostly_closed, warmup_epochs=3).n_epochs == 3
 
 
 def test_not_judged() -> None:

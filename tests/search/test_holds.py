@@ -90,6 +90,13 @@ def test_slower_than_the_baseline_does_not_hold() -> None:
     assert said.below_p < LEVEL
 
 
+def test_too_noisy_a_recheck_says_how_little_it_knows() -> None:
+    noisy = holding(comparison(1.5, sigma=0.01), comparison(1.4, sigma=0.2, df=2))
+    assert noisy.status == "holds"
+    assert noisy.sentence.endswith("so not that of the whole gain: a longer --budget tells more")
+    assert "longer --budget" not in holding(comparison(1.5), comparison(1.5, sigma=0.01, df=4)).sentence
+
+
 def test_a_faster_winner_holds() -> None:
     assert holding(comparison(1.5, sigma=0.001), comparison(2.5, sigma=0.001, df=2)).status == "holds"
 
