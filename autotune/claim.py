@@ -12,7 +12,7 @@ import yaml
 from autotune.contract import Machine, Winner, read_json
 from autotune.errors import InputError
 from autotune.folders import find_winner
-from autotune.machine.facts import changes, read_machine, resolve_gpus
+from autotune.machine.facts import changes, describe, read_machine, resolve_gpus
 from autotune.report.receipt import Job, Receipt, read_receipt
 from autotune.run.dataset import inspect_dataset
 from autotune.space.ranks import count_ranks
@@ -48,6 +48,14 @@ class Claim:
             if name == "baseline"
             else Job(train_args=w.train_args, env=w.env, patches=w.patches, n_ranks=w.n_ranks)
         )
+
+    @property
+    def headline(self) -> str:
+        """What is measured again, and where."""
+        ranks = f"{self.n_ranks} ranks on " if self.n_ranks > 1 and not self.gpus else ""
+        what = f"{Path(self.model).name}, imgsz {self.winner.train_args.get('imgsz', 640)}"
+        where = f"{ranks}{describe(self.machine, self.gpus)}"
+        return f"autotune recheck: {what}, on {where}; receipt of {self.receipt.started[:10]}"
 
 
 def find_claim(path: str, flag: str | None, pairs: Sequence[str]) -> Claim:

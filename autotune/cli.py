@@ -195,7 +195,7 @@ def train(
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     place = nodes(nnodes, node_rank, rdzv_endpoint)
-    return run_train(run, parse_pairs(pairs or [], full_training=True), place)
+    return run_train(run, parse_pairs(pairs or [], full_training=True), place, say=functools.partial(print, flush=True))
 
 
 @app.command()

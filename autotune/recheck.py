@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import math
 import random
 import shutil
 import time
@@ -25,7 +26,6 @@ from autotune.contract import Deadlines, Outcome, RunDir, TrialResult, TrialSpec
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, EXIT_RECHECK, MachineError, on_disk
 from autotune.folders import make_folder
 from autotune.interrupts import uninterrupted
-from autotune.machine.facts import describe
 from autotune.question import TRIAL_ARGS
 from autotune.report.receipt import Fresh, Receipt
 from autotune.report.rechecks import UNITS, Block, Recheck, block_line, change_line, summary_lines
@@ -105,7 +105,7 @@ def recheck(
         write_json(run_dir.machine, claim.machine)
         stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
         view = stack.enter_context(DatasetView(claim.data, claim.winner.task, folder / ".data"))
-        say(_headline(claim))
+        say(claim.headline)
         say(change_line(claim.changes))
         seen = _Seen()
         try:
@@ -209,8 +209,11 @@ def _spec(claim: Claim, name: Name, number: int, view: DatasetView, *, left_s: f
 
 def _values(claim: Claim, block: dict[Name, TrialResult]) -> dict[str, float]:
     """The objective of the runs that were measured."""
-    was = _then(claim.receipt)
-    worths = {name: worth(r, claim.receipt.objective, was[name].job_terms) for name, r in block.items()}
+    then = _then(claim.receipt)
+    worths = {
+        name: worth(r, claim.receipt.objective, then[name].job_terms, _mean(then[name].images_per_s))
+        for name, r in block.items()
+    }
     return {name: value for name, value in worths.items() if value}
 
 
@@ -242,7 +245,8 @@ def _conclude(claim: Claim, seen: _Seen, clock: Budget) -> Recheck:
         n_whole = sum(len(v) == len(NAMES) for v in values)
         sentence = f"cannot tell: {n_whole} of {MIN_BLOCKS} blocks were run"
         if seen.short_s is not None:
-            sentence += f" in --budget {seconds(clock.total_s)}; they take about {seconds(seen.short_s)} here"
+            longer = f"--budget {math.ceil(1.2 * seen.short_s / 60)}m"
+            sentence += f", they take about {seconds(seen.short_s)} here: give {longer}"
     if seen.interrupted:
         sentence = f"interrupted; {sentence}"
     rates = {n: [rate for b in rows if (rate := getattr(b, n))] for n in NAMES}
@@ -289,10 +293,3 @@ def _then(then: Receipt) -> dict[Name, Fresh]:
 
 def _mean(rates: Sequence[float]) -> float | None:
     return geometric_mean(rates) if rates else None
-
-
-def _headline(claim: Claim) -> str:
-    ranks = f"{claim.n_ranks} ranks on " if claim.n_ranks > 1 and not claim.gpus else ""
-    what = f"{Path(claim.model).name}, imgsz {claim.winner.train_args.get('imgsz', 640)}"
-    where = f"{ranks}{describe(claim.machine, claim.gpus)}"
-    return f"autotune recheck: {what}, on {where}; receipt of {claim.receipt.started[:10]}"

@@ -150,7 +150,10 @@ def receipt_of(files: list[str], chosen: Chosen, winner: Winner, run: RunDir) ->
         "segment": to_dict(chosen.spec.segment),
         "n_images": r.job.get("n_images") or info.n_images,
         "verdict": to_dict(verdict) if chosen.confirmed else None,
-        "numerics": to_dict(chosen.summary.numerics) if chosen.confirmed else None,
+        **{
+            name: to_dict(getattr(chosen.summary, name)) if chosen.confirmed else None
+            for name in ("numerics", "ablation", "memory", "accuracy")
+        },
         "search_measurement": {
             k: getattr(r, k) for k in ("images_per_s", "ci95_lo", "ci95_hi", "job_s", "wait_frac", "n_steps")
         },
@@ -246,11 +249,13 @@ def _promise(chosen: Chosen, run: RunDir) -> Promise | None:
     n_closed = min(n_epochs, job.get("n_closed_epochs") or 0)
     end = _epoch_end(run, chosen)
     steps: dict[str, float | None] = {"mosaic_epoch_s": None, "closed_epoch_s": None}
-    if n_closed < n_epochs:
+    if n_closed == n_epochs and (closed_s := terms["closed_epochs_s"]) is not None:
+        steps["closed_epoch_s"] = closed_s / n_closed
+    elif n_closed < n_epochs:
         steps["mosaic_epoch_s"] = mosaic_s / (n_epochs - n_closed)
-    if n_closed == n_epochs or (n_closed and end is not None):  # else the rate without mosaic is only an estimate
-        closed_s = terms["closed_epochs_s"]
-        steps["closed_epoch_s"] = None if closed_s is None else closed_s / n_closed
+        if n_closed and end is not None and end.images_per_s and runs[0].images_per_s:  # else it is only an estimate
+            n_images = (runs[0].job_terms["mosaic_epochs_s"] or 0.0) * runs[0].images_per_s / (n_epochs - n_closed)
+            steps["closed_epoch_s"] = n_images / end.images_per_s
     ends = {t: s / n_epochs if (s := terms[t]) is not None else None for t in PER_EPOCH}
     if end is not None and end.epoch_end is not None:  # an epoch's own; the terms hold what comes once a job, too
         once = end.epoch_end

@@ -15,6 +15,7 @@ from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
 from autotune.worker.certificate import certify
+from autotune.worker.epochs import record_epochs
 from autotune.worker.losses import record_losses
 from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
@@ -200,6 +201,8 @@ class Yolo:
         if not trial:
             self.trainer.add_callback("on_train_start", lambda _: setattr(self.recorder, "training", True))
             self.trainer.add_callback("on_train_batch_end", _Asked(spec))
+            if self.recorder.rank == 0:
+                record_epochs(self.trainer, self.recorder.directory.epochs)
 
     def train(self, recorder: Recorder) -> None:
         """Train until the segment is over (trial) or to the end (role train)."""

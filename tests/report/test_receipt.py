@@ -87,14 +87,14 @@ def test_promise_without_a_measured_epoch_end(tmp_path: Path) -> None:
 def test_promise_with_a_measured_epoch_end(tmp_path: Path) -> None:
     run = run_with_jobs(tmp_path / "run")
     best = read_json(run.trial(read_json(run.summary, Summary).best_number or 0).result, TrialResult)
-    probe = result_of(20, role="probe", probe="epoch_end", params=best.params)
+    probe = result_of(20, role="probe", probe="epoch_end", params=best.params, images_per_s=128.0)
     ends = EpochEnd(val_s=4.0, save_s=0.5, rest_s=0.25, reset_s=3.0, final_s=9.0)
     run.trial(20).path.mkdir()
     write_json(run.trial(20).result, replace(probe, epoch_end=ends))
     promise = receipt_in(run, tmp_path).promise
     assert promise is not None
     assert promise.missing == ()
-    assert promise.closed_epoch_s is not None
+    assert promise.closed_epoch_s == pytest.approx(IMAGES / 128.0), "the probe's rate is the one without mosaic"
     assert promise.mosaic_epoch_s is not None
     assert promise.epoch_s(closed=False, whole=True) == pytest.approx(promise.mosaic_epoch_s + 4.75)
     assert promise.epoch_s(closed=True, whole=True) == pytest.approx(promise.closed_epoch_s + 4.75)

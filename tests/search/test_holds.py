@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import exp, log
 from statistics import fmean
 
 import pytest
 
-from autotune.contract import Comparison
-from autotune.search.holds import LEVEL, compare_now, could_find, holding, moved
+from autotune.contract import Comparison, Outcome, TrialResult
+from autotune.search.holds import LEVEL, compare_now, could_find, holding, moved, worth
 
 SIGMA = 0.033
 """Run-to-run noise of five fresh runs on a machine of two cores (MEASURING 5)."""
@@ -90,6 +91,13 @@ def test_slower_than_the_baseline_does_not_hold() -> None:
     assert said.below_p < LEVEL
 
 
+def test_too_noisy_a_recheck_says_how_little_it_knows() -> None:
+    noisy = holding(comparison(1.5, sigma=0.01), comparison(1.4, sigma=0.2, df=2))
+    assert noisy.status == "holds"
+    assert noisy.sentence.endswith("so not that of the whole gain: a longer --budget tells more")
+    assert "longer --budget" not in holding(comparison(1.5), comparison(1.5, sigma=0.01, df=4)).sentence
+
+
 def test_a_faster_winner_holds() -> None:
     assert holding(comparison(1.5, sigma=0.001), comparison(2.5, sigma=0.001, df=2)).status == "holds"
 
@@ -115,3 +123,14 @@ def test_both_slower_is_told_apart_from_noise() -> None:
     half = moved(rates, [r / 2 for r in rates])
     assert half == pytest.approx(exp(fmean(map(log, rates)) - fmean(map(log, rates))) / 2)
     assert moved([100.0], [50.0, 51.0]) is None, "one run has no spread"
+
+
+def test_of_the_jobs_time_the_steps_are_measured_again() -> None:
+    run = TrialResult(
+        number=0, role="finalist", outcome=Outcome.OK, params={}, started_s=0.0, took_s=9.0, images_per_s=50.0
+    )
+    terms = {"start_s": 8.0, "compile_s": None, "mosaic_epochs_s": 90.0, "closed_epochs_s": 5.0, "val_s": 3.0}
+    assert worth(run, "job_time", terms, 100.0) == 8 + 2 * 90 + 2 * 5 + 3
+    assert worth(run, "images_per_s", terms, 100.0) == 1 / 50
+    assert worth(run, "job_time", {}, None) == 1 / 50, "a receipt that does not know its job"
+    assert worth(replace(run, outcome=Outcome.MISMATCH), "job_time", terms, 100.0) is None
