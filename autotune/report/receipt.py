@@ -166,6 +166,7 @@ def receipt_of(files: list[str], chosen: Chosen, winner: Winner, run: RunDir) ->
             "launch": "bash launch.sh",
             "yolo": "yolo train cfg=best.yaml",
             "train": "python -m autotune train winner.json",
+            "recheck": "python -m autotune recheck .",
         },
         "versions": dict(info.versions),
         "git": info.git,
