@@ -32,7 +32,8 @@ def say(console: Console, text: str) -> None:
 
 def say_end(console: Console, event: RunEnded) -> None:
     """The product: what was won, and the commands to use next."""
-    say(console, event.sentence)
+    for line in (event.sentence, *event.also):
+        say(console, line)
     for command in event.next_commands:
         say(console, f"  {command}")
 
