@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from statistics import fmean, median, stdev
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -38,7 +37,6 @@ from autotune.run.demo import cache_home, demo_dataset
 from autotune.run.statistics import quantile
 from autotune.run.trial import run_trial
 from autotune.search.job_time import Ends, with_job
-from autotune.search.plan import Plan
 
 SEGMENT_S = 180.0
 """Segments are as long as those of a search with this budget."""
@@ -88,16 +86,10 @@ def predict(cell: Cell, view: DatasetView, folder: Path) -> Predicted:
     began = time.monotonic()
     result = measured(cell, run_trial(spec, TrialDir(folder / "trial"), started_s=0.0))
     users = {key: args.get(key, True) for key in ("val", "save", "plots")}
-    probing = replace(
-        spec,
-        role="probe",
-        probe="epoch_end",
-        train_args={**spec.train_args, **users},
-        segment=Plan.probe_segment.fget(SimpleNamespace(segment=segment)),  # type: ignore[attr-defined]
-    )
+    probing = replace(spec, role="probe", probe="epoch_end", train_args={**spec.train_args, **users})
     probe = measured(cell, run_trial(probing, TrialDir(folder / "probe"), started_s=0.0))
     took_s = time.monotonic() - began
-    whole = with_job(result, result, None, Ends(baseline=result, of_baseline=probe, own=probe))
+    whole = with_job(result, result, None, Ends(baseline=result, of_baseline=probe, own=probe, own_trial=result))
     steps_only = with_job(result, result)
     assert whole.job_s is not None
     assert steps_only.job_s is not None

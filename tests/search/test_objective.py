@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.contract import JOB_TERMS, EpochEnd, Outcome, TrialResult
-from autotune.search.job_time import Ends, EpochEnds, extra_optimizer_steps, job_s, with_job
+from autotune.search.job_time import Ends, EpochEnds, closed_ratio, extra_optimizer_steps, job_s, with_job
 from autotune.search.objective import OBJECTIVES
 
 
@@ -86,7 +86,7 @@ def probe_of(end=END, **fields):
 
 
 def ends(own=None, of_baseline=None, **fields):
-    return Ends(baseline=result(), of_baseline=of_baseline or probe_of(), own=own, warmup_epochs=3.0, **fields)
+    return Ends(baseline=result(), of_baseline=of_baseline or probe_of(), own=own, own_trial=result(), **fields)
 
 
 def valued(trial, known):
@@ -116,8 +116,8 @@ def test_without_its_own_probe_the_baselines_is_the_estimate():
     assert other.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / (300.0 * 2) + 3.0), "as much faster"
     estimated = {"start_s", "val_s", "save_s", "epoch_end_s", "final_s", "closed_epochs_s"}
     assert set(other.job_estimated) == estimated
-    own = valued(result(images_per_s=300.0), ends(own=probe_of(images_per_s=330.0)))
-    assert own.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / 330.0 + 3.0)
+    own = valued(result(images_per_s=300.0), ends(own=probe_of(images_per_s=130.0)))
+    assert own.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / (300.0 * 1.3) + 3.0), "than its own trial"
     assert set(own.job_estimated) == {"start_s"}
 
 
@@ -126,6 +126,31 @@ def test_no_step_becomes_shorter_than_it_is_without_its_wait(wait_frac, times):
     # The baseline waits for its loader, and is twice as fast without mosaic; this one may have nothing to win.
     other = valued(result(wait_frac=wait_frac), ends())
     assert other.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / (100.0 * times) + 3.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "lo", "outcome", "ratio"),
+    [
+        (130.0, 125.0, Outcome.OK, 1.3),
+        (101.5, 101.0, Outcome.OK, 1.0),
+        (109.0, 100.0, Outcome.OK, 1.0),
+        (70.0, 69.0, Outcome.OK, 0.7),
+        (130.0, 125.0, Outcome.UNSTABLE, None),
+        (None, None, Outcome.OK, None),
+    ],
+)
+def test_a_difference_within_the_noise_is_none(rate, lo, outcome, ratio):
+    trial = result(images_per_s=100.0, ci95_lo=98.0)
+    assert closed_ratio(probe_of(images_per_s=rate, ci95_lo=lo, outcome=outcome), trial) == (
+        None if ratio is None else pytest.approx(ratio)
+    )
+
+
+def test_an_unstable_probe_still_tells_the_rest():
+    shaky = probe_of(outcome=Outcome.UNSTABLE)
+    terms = valued(result(), ends(of_baseline=shaky, own=shaky)).job_terms
+    assert terms["val_s"] == 500.0
+    assert terms["closed_epochs_s"] == 103.0, "at the same rate, and the loader's restart"
 
 
 def test_a_job_that_closes_no_mosaic_has_no_other_rate():
