@@ -184,11 +184,14 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
         except AutotuneError as e:
             failed = e  # what was measured is still worth its report
     write_json(run_dir.summary, replace(summary, ledger_s=budget.ledger(), elapsed_s=budget.elapsed_s()))
+    from autotune.report.break_even import last_lines
+
     page = run_dir.report
     ended = RunEnded(
         t_s=budget.elapsed_s(),
         exit_code=EXIT_INTERRUPTED if interrupt.heard else EXIT_OK,
         sentence=summary.verdict.sentence,
+        also=last_lines(run_dir.path),
         next_commands=(*commands, f"open {_shown(page)}"),
     )
     journal.emit(run_dir, (), ended)

@@ -22,8 +22,6 @@ FOR_FINALISTS: Final = 0.08
 """Of the budget at most, for all finalists together; who gets none keeps the estimate."""
 UNKNOWN_S: Final = 8.0
 """Guess of two validations, checkpoints and plots, until a probe has been run."""
-SEGMENT_FRAC: Final = 0.5
-"""A probe's window is a third of a trial's (search/probes.py)."""
 DEADLINE: Final = 2.0
 """A probe is stopped at so many times its price."""
 
@@ -119,7 +117,7 @@ def _price_s(session: Session, params: Params) -> float:
     """Seconds of one probe: a cold start, and what the last one took beside its start."""
     price = session.model.price(params, session.plan.segment)
     done = [r.result for r in session.ran if r.result.probe == "epoch_end" and r.result.epoch_end is not None]
-    rest_s = UNKNOWN_S + SEGMENT_FRAC * price.segment_s
+    rest_s = UNKNOWN_S + price.segment_s
     if done:
         phases = done[-1].phases_s
         rest_s = done[-1].took_s - sum(phases.get(name, 0.0) for name in ("import", "build", "cache", "first_step"))

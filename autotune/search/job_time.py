@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from autotune.contract import JOB_TERMS, Params, TrialResult
+from autotune.contract import JOB_TERMS, Outcome, Params, TrialResult
 from autotune.search.proposals import key_of
 
 WARMUP_EPOCHS: Final = 3.0
 """Ultralytics' default."""
+SAME_FRAC: Final = 0.02
+"""Rates of two fresh processes that differ by less are alike (run-to-run noise, SEARCH 3.6)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class Ends:
     """Its probe `epoch_end`."""
     own: TrialResult | None
     """The probe of this very configuration; None: all is estimated from the baseline's."""
+    own_trial: TrialResult | None = None
+    """Its first measured trial, which the own probe's rate is compared with."""
     warmup_epochs: float = WARMUP_EPOCHS
     """Of the user's job; a trial has none."""
 
@@ -43,12 +47,6 @@ class Ends:
     def probe(self) -> TrialResult:
         """The one to rely on."""
         return self.own or self.of_baseline
-
-    @property
-    def closed_ratio(self) -> float | None:
-        """The baseline's rate without mosaic over its rate with it; None where the job has no such epochs."""
-        closed, mosaic = _closed_images_per_s(self.of_baseline), self.baseline.images_per_s
-        return closed / mosaic if closed and mosaic else None
 
     @property
     def start_extra_s(self) -> float:
@@ -71,11 +69,17 @@ class EpochEnds:
     def __init__(self, train_args: Mapping[str, Any]) -> None:
         self.warmup_epochs = float(train_args.get("warmup_epochs", WARMUP_EPOCHS))
         self._probes: dict[str, TrialResult] = {}
+        self._trials: dict[str, TrialResult] = {}
+        """The first of each configuration, so that what is compared with it does not change."""
 
     def learn(self, result: TrialResult) -> None:
-        """Take in a trial, if it is such a probe and has ended well."""
-        if result.epoch_end is not None and result.outcome.measured:
+        """Take in a trial or such a probe, if it has ended well."""
+        if not result.outcome.measured:
+            return
+        if result.epoch_end is not None:
             self._probes[key_of(result.params)] = result
+        elif result.role != "probe":
+            self._trials.setdefault(key_of(result.params), result)
 
     def has(self, params: Params) -> bool:
         """Did the probe of this configuration end well?"""
@@ -91,7 +95,8 @@ class EpochEnds:
             return None
         assert baseline is not None
         own = self._probes.get(key_of(params))
-        return Ends(baseline=baseline, of_baseline=first, own=own, warmup_epochs=self.warmup_epochs)
+        trial = baseline if own is first else self._trials.get(key_of(params))
+        return Ends(baseline=baseline, of_baseline=first, own=own, own_trial=trial, warmup_epochs=self.warmup_epochs)
 
 
 def job_terms(
@@ -159,32 +164,41 @@ def _add_ends(
     terms["save_s"] = None if end.save_s is None else end.save_s * (epochs if end.save_every_epoch else 1)
     terms["epoch_end_s"] = None if end.rest_s is None else end.rest_s * epochs + end.first_extra_s
     terms["final_s"] = end.final_s
-    closed_images_per_s = _closed_images_per_s(ends.own) if ends.own else _estimated_closed(result, ends)
-    if closed_images_per_s:
-        terms["closed_epochs_s"] = n_closed_images / closed_images_per_s + (end.reset_s or 0.0)
     estimated = set() if ends.own else {"val_s", "save_s", "epoch_end_s", "final_s"}
-    estimated |= {"closed_epochs_s"} if closed_images_per_s and not ends.own else set()
+    if n_closed_images and end.reset_s is not None and result.images_per_s:
+        own = closed_ratio(ends.own, ends.own_trial) if ends.own and ends.own_trial else None
+        ratio = _estimated_ratio(result, ends) if own is None else own
+        terms["closed_epochs_s"] = n_closed_images / (result.images_per_s * ratio) + end.reset_s
+        estimated |= {"closed_epochs_s"} if own is None else set()
     if terms["start_s"] is not None and ends.start_extra_s:
         terms["start_s"] += ends.start_extra_s
         estimated |= {"start_s"} if ends.own is not ends.of_baseline else set()
     return estimated
 
 
-def _closed_images_per_s(probe: TrialResult) -> float | None:
-    """The rate that a probe measured without mosaic; None where it closed none."""
-    return probe.images_per_s if probe.epoch_end and probe.epoch_end.reset_s is not None else None
+def closed_ratio(probe: TrialResult, trial: TrialResult) -> float | None:
+    """How much faster the steps are without mosaic, with one configuration: the rate of its probe over its trial's.
+
+    A ratio, so that each of several runs keeps its own rate: one probe's noise must not stand in all of them. 1.0 where
+    the two differ by less than their intervals and SAME_FRAC; None where it was not measured, or the probe is unstable.
+    """
+    if probe.outcome is not Outcome.OK or not probe.images_per_s or not trial.images_per_s:
+        return None
+    if probe.epoch_end is None or probe.epoch_end.reset_s is None:
+        return None
+    ratio = probe.images_per_s / trial.images_per_s
+    half = sum(1 - r.ci95_lo / r.images_per_s for r in (probe, trial) if r.ci95_lo and r.images_per_s)
+    return 1.0 if abs(ratio - 1) <= max(SAME_FRAC, half) else ratio
 
 
-def _estimated_closed(result: TrialResult, ends: Ends) -> float | None:
-    """The rate without mosaic, as much faster as the baseline's is; None where that is not known, or never needed.
+def _estimated_ratio(result: TrialResult, ends: Ends) -> float:
+    """As much faster without mosaic as the baseline; the same where that is not known.
 
     It is the loader that has less to do without mosaic, so no step gets shorter than it is without its wait for data.
     """
-    ratio = ends.closed_ratio
-    if not ratio or not result.images_per_s:
-        return None
+    ratio = closed_ratio(ends.of_baseline, ends.baseline)
     bound = math.inf if result.wait_frac is None else 1.0 / max(1e-3, 1.0 - result.wait_frac)
-    return result.images_per_s * min(ratio, bound)
+    return min(ratio, bound) if ratio is not None else 1.0
 
 
 def _optimizer_step_s(result: TrialResult) -> float | None:
