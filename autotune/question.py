@@ -71,6 +71,8 @@ class Request:
     training: str = "same"
     mem_limit: str | None = None
     """Of one rank, such as 3GiB."""
+    verify_accuracy: str | None = None
+    """Time for two real trainings after the search, such as 10m."""
     dry_run: bool = False
     assume_transport: str | None = None
     """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
@@ -108,6 +110,8 @@ class Question:
     headline: str
     segment: SegmentSettings
     memory: MemoryLimit
+    verify_s: float | None = None
+    """Of --verify-accuracy, on top of the budget."""
     notes: tuple[str, ...] = ()
     """What the user should see beside the result."""
     nccl_set: dict[str, str] = field(default_factory=dict)
@@ -127,6 +131,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
     """
     began = time.monotonic() if request.began is None else request.began
     budget_s = parse_budget(request.budget)
+    verify_s = parse_budget(request.verify_accuracy, "--verify-accuracy") if request.verify_accuracy else None
     check_strategy(request.strategy)
     check_objective(request.objective)
     if request.training not in ("same", "bounded", "any"):
@@ -205,6 +210,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),
         memory=memory,
+        verify_s=verify_s,
         nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
 
