@@ -87,6 +87,7 @@ def tune(
     strategy: str = "tpe",
     training: str = "same",
     mem_limit: str | None = None,
+    verify_accuracy: str | None = None,
     seed: int = 0,
     name: str | None = None,
     out: str | Path = "results",
@@ -109,6 +110,7 @@ def tune(
         strategy: "tpe", "random" or "gp".
         training: "same", "bounded" or "any".
         mem_limit: memory of one rank, such as "3GiB"; None: what the machine has.
+        verify_accuracy: "10m": then train your settings and the best for real, half of this time each.
         seed: of the sampler and of the order of finalists.
         name: label of the run folder.
         out: folder for run folders.
@@ -141,6 +143,7 @@ def tune(
         strategy=strategy,
         training=training,
         mem_limit=mem_limit,
+        verify_accuracy=verify_accuracy,
         seed=seed,
         name=name,
         out=str(out),

@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from autotune import resume
+from autotune.accuracy import last_words, verified
 from autotune.contract import (
     Observer,
     PhaseStarted,
@@ -158,6 +159,7 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
             warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
             run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
             summary = run_search(_plan(job, data_for), run, observers, measured)
+            summary = verified(summary, question, run_dir, budget, data_for, emit, lambda: interrupt.heard)
         except NoTrialError:
             # The error itself is printed once, by the command line.
             sentence = f"no trial succeeded; what was tried stands in {_shown(run_dir.report)}"
@@ -190,7 +192,7 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
     ended = RunEnded(
         t_s=budget.elapsed_s(),
         exit_code=EXIT_INTERRUPTED if interrupt.heard else EXIT_OK,
-        sentence=summary.verdict.sentence,
+        sentence=last_words(summary),
         also=last_lines(run_dir.path),
         next_commands=(*commands, f"open {_shown(page)}"),
     )

@@ -49,6 +49,9 @@ def search(
         str, typer.Option(help="same, bounded or any: how far the batch may change the training.")
     ] = "same",
     mem_limit: MemLimit = None,
+    verify_accuracy: Annotated[
+        str | None, typer.Option(help="Then train your settings and the best, half of this time each (10m).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler and of the order of finalists.")] = 0,
     name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
@@ -87,6 +90,7 @@ def search(
         out=out,
         training=training,
         mem_limit=mem_limit,
+        verify_accuracy=verify_accuracy,
         resume=resume,
         given=_typed(ctx),
         dry_run=dry_run,

@@ -72,6 +72,8 @@ class Request:
     training: str = "same"
     mem_limit: str | None = None
     """Of one rank, such as 3GiB."""
+    verify_accuracy: str | None = None
+    """Time for two real trainings after the search, such as 10m."""
     dry_run: bool = False
     assume_transport: str | None = None
     """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
@@ -111,6 +113,8 @@ class Question:
     headline: str
     segment: SegmentSettings
     memory: MemoryLimit
+    verify_s: float | None = None
+    """Of --verify-accuracy, on top of the budget."""
     notes: tuple[str, ...] = ()
     """What the user should see beside the result."""
     track: tuple[str, ...] = ()
@@ -132,6 +136,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
     """
     began = time.monotonic() if request.began is None else request.began
     budget_s = parse_budget(request.budget)
+    verify_s = parse_budget(request.verify_accuracy, "--verify-accuracy") if request.verify_accuracy else None
     check_strategy(request.strategy)
     check_objective(request.objective)
     if request.training not in ("same", "bounded", "any"):
@@ -214,6 +219,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         notes=_mixed(machine, gpus),
         memory=memory,
         track=track,
+        verify_s=verify_s,
         nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import autotune as package
-from autotune import question
+from autotune import accuracy, question
 from autotune.contract import (
     TRIALS_CSV_COLUMNS,
     RunDir,
@@ -32,7 +32,7 @@ from tests.cli import rows as csv_rows
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     out = tmp_path_factory.mktemp("a run é")
-    return out, autotune("search", "--dry-run", "--budget", "10m", "--out", out, "epochs=50")
+    return out, autotune("search", "--dry-run", "--budget", "10m", "--verify-accuracy", "5m", "--out", out, "epochs=50")
 
 
 def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said]) -> None:
@@ -70,6 +70,7 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     assert summary.memory is not None
     assert (summary.memory.holds is None, summary.memory.evidence["simulated"]) == (False, True)
     assert summary.memory.sentence.startswith("simulated: ")
+    assert (accuracy.DRY in summary.notes, summary.accuracy) == (True, None)
     assert "memory: **" in (run / "best" / "README.md").read_text()
     events = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert events[0] == "run_started"

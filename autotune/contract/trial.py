@@ -118,6 +118,8 @@ class TrialSpec:
     """Steps of probe `losses`."""
     n_images: int | None = None
     """Training images of the job, where the trial is given only some of them (probe `sizes`)."""
+    private: bool = False
+    """With role `train`: in a world of its own, as every trial is; nobody's trackers hear of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,7 +181,7 @@ class Yolo:
     def build(self, spec: TrialSpec) -> None:
         """Import the task's trainer and construct it on the user's arguments."""
         trial = spec.role != "train"
-        if trial:
+        if trial or spec.private:
             SETTINGS.update({k: False for k in INTEGRATIONS if k in SETTINGS})
         module, name = TRAINERS[spec.task]
         stock = getattr(importlib.import_module(module), name)

@@ -179,9 +179,7 @@ def test_two_ranks_end_at_the_same_step(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "args", [{"rect": True}, {"workers": 1, "cache": "ram", "mixup": 0.5}, {"compile": False, "close_mosaic": 100}]
-)
+@pytest.mark.parametrize("args", [{"rect": True}, {"workers": 1, "cache": "ram", "mixup": 0.5}])
 def test_other_jobs(tiny: Path, tmp_path: Path, args: dict[str, Any]) -> None:
     result = run(tiny, tmp_path / "t", args=args)
     assert result.outcome is Outcome.OK, (result.error, result.log_tail)
