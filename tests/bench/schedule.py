@@ -4,8 +4,7 @@ Run by hand, on an idle machine (about 20 minutes on 2 cores with two repeats). 
 finalists run and one probe `epoch_end`, against a complete short training from process start to exit, with its
 validations, checkpoints, warm-up epochs, closed mosaic, final evaluation and plots: plain `yolo train`, or `autotune
 train` for cells with patches (MEASURING 7). The epochs alone, by Ultralytics' own clock (results.csv), are compared as
-well: `yolo train` builds its model once more than a trainer does, and a process takes a while to exit, which a job of
-hours does not feel, and one of half a minute does.
+well: what no trial sees, such as the exit of the process, is nothing to a job of hours, and much to half a minute.
 
 Cells in shuffled order; in each repeat prediction and training of a cell take turns in going first. Beside the errors
 stand the noise floor, which is how far two complete trainings of one cell are apart, and the estimate that knows only
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -118,8 +118,7 @@ def epochs_s(result: TrialResult) -> float:
 def whole_training(cell: Cell) -> tuple[float, float]:
     """Seconds of one complete training, from the start of its process to its exit; and of its epochs alone."""
     with tempfile.TemporaryDirectory(prefix="bench-schedule-") as tmp:
-        env = {**os.environ, **compile_cache(), "YOLO_CONFIG_DIR": f"{tmp}/config", "MPLBACKEND": "Agg",
-               "YOLO_OFFLINE": "true"}  # fmt: skip  # as a trial: no look for the internet
+        env = {**os.environ, **compile_cache(), **as_a_trial(), "MPLBACKEND": "Agg"}
         if cell.patches:
             args = {**job(cell), "task": "detect", "mode": "train"}
             write_json(Path(tmp) / "winner.json", Winner(task="detect", train_args=args, patches=cell.patches))
@@ -136,6 +135,16 @@ def whole_training(cell: Cell) -> tuple[float, float]:
         return took_s, epoch_ends(Path(tmp))[-1]
 
 
+@cache
+def as_a_trial() -> dict[str, str]:
+    """No trackers, whose imports may take seconds, and no look for the internet: the same for both."""
+    env = {"YOLO_CONFIG_DIR": str(cache_home() / "bench" / "config"), "YOLO_OFFLINE": "true"}
+    off = "SETTINGS.update({k: False for k in INTEGRATIONS if k in SETTINGS})"
+    code = f"from ultralytics.utils import SETTINGS; from autotune.worker.yolo import INTEGRATIONS; {off}"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True, stdout=subprocess.DEVNULL)
+    return env
+
+
 def compile_cache() -> dict[str, str]:
     """One for trials and trainings: all but the very first find it warm, as the user's job does after a search."""
     return {"TORCHINDUCTOR_CACHE_DIR": str(cache_home() / "bench" / "inductor")}
@@ -150,6 +159,7 @@ def main() -> None:
     chosen = [c for c in CELLS if given.only in c.name]
     runs: list[dict[str, Any]] = []
     began = time.monotonic()
+    as_a_trial()
     with tempfile.TemporaryDirectory(prefix="schedule-") as tmp:
         views = {kind: DatasetView(dataset(kind), "detect", Path(tmp) / kind) for kind in {c.dataset for c in chosen}}
         for cell in (c for c in chosen if c.args.get("compile")):  # whoever came first would fill the compile cache
