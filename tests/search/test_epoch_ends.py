@@ -1,5 +1,6 @@
 """The whole job decides, not the step: searches on the synthetic backend, in this process."""
 
+import shutil
 from dataclasses import replace
 
 import optuna
@@ -161,6 +162,30 @@ def test_interrupted_in_it_and_resumed(tmp_path):
     assert 0 not in told, "what would lack these terms was not told"
     assert all(value > results[0].job_terms["val_s"] for value in told.values())
     assert told
+
+
+def test_killed_in_it_and_resumed(tmp_path):
+    """As after kill -9: the study was told nothing of the baseline, and is not told before its probe has run."""
+
+    class Killed(Exception):
+        pass
+
+    copies = []
+
+    def dies(spec):
+        if spec.probe == "epoch_end" and not copies:
+            copies.append(shutil.copytree(tmp_path / "a", tmp_path / "b"))
+            raise Killed
+        return
+
+    with pytest.raises(Killed):
+        run(tmp_path / "a", epochs=200, fails=dies)
+    _, trainer, plan = resume(copies[0])
+    assert trainer.specs[0].probe == "epoch_end"
+    study = optuna.load_study(study_name="autotune", storage=f"sqlite:///{plan.run_dir.study}")
+    first = results_of_folder(plan.run_dir.path)[0]
+    assert first.job_terms["val_s"]
+    assert study.trials[0].value == pytest.approx(first.job_s)
 
 
 def test_resumed_after_it_nothing_changes(tmp_path):
