@@ -135,6 +135,7 @@ def test_without_time_for_it_nobody_has_these_terms(tmp_path):
         assert r.job_estimated == ()
 
 
+@pytest.mark.slow
 def test_another_objective_has_no_use_for_it(tmp_path):
     _, trainer, _ = run(tmp_path, epochs=100, objective="images_per_s")
     assert probes(trainer) == []
@@ -148,6 +149,7 @@ def test_a_probe_that_fails_is_said_and_all_goes_on_without(tmp_path):
     assert all(r.job_terms.get("val_s") is None for r in results_of(plan).values())
 
 
+@pytest.mark.slow
 def test_interrupted_in_it_and_resumed(tmp_path):
     stop = [KeyboardInterrupt()]
     summary, *_ = run(tmp_path, epochs=200, fails=lambda spec: stop.pop() if spec.probe and stop else None)
@@ -188,6 +190,7 @@ def test_killed_in_it_and_resumed(tmp_path):
     assert study.trials[0].value == pytest.approx(first.job_s)
 
 
+@pytest.mark.slow
 def test_resumed_after_it_nothing_changes(tmp_path):
     stop = [KeyboardInterrupt()]
     dies = lambda spec: stop.pop() if spec.role == "finalist" and spec.number > 8 and stop else None  # noqa: E731
