@@ -170,6 +170,8 @@ def _add_ends(
         ratio = _estimated_ratio(result, ends) if own is None else own
         terms["closed_epochs_s"] = n_closed_images / (result.images_per_s * ratio) + end.reset_s
         estimated |= {"closed_epochs_s"} if own is None else set()
+    if ends.own and terms["cache_build_s"] is not None:  # a trial caches no validation images
+        terms["cache_build_s"] = max(terms["cache_build_s"], ends.own.phases_s.get("cache", 0.0))
     if terms["start_s"] is not None and ends.start_extra_s:
         terms["start_s"] += ends.start_extra_s
         estimated |= {"start_s"} if ends.own is not ends.of_baseline else set()

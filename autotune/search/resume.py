@@ -62,7 +62,7 @@ def restore(session: Session, past: Past) -> None:
     for number in (r.number for r in unheard):
         session.record(next(r for r in session.ran if r.number == number))
     session.write_csv()
-    _mend_study(session.study, session.ran)
+    _mend_study(session.study, session.ran, session.baseline)
     if session.proposals is None or session.baseline is None:
         return
     session.not_tried += past.not_tried
@@ -71,8 +71,11 @@ def restore(session: Session, past: Past) -> None:
         session.show(next(r for r in session.ran if r.number == number))  # the views knew nothing of them
 
 
-def _mend_study(study: Study, ran: list[Ran]) -> None:
-    """Every result told, under its own number; what started and has no result is told FAIL."""
+def _mend_study(study: Study, ran: list[Ran], baseline: Ran | None) -> None:
+    """Every result told, under its own number; what started and has no result is told FAIL.
+
+    The baseline is left to whoever measures the ends of its epochs, which belong to its worth (epoch_ends.of_baseline).
+    """
     by_number = {r.number: r for r in ran}
     for number in range(max([*by_number, study.next_number - 1], default=-1) + 1):
         done = by_number.get(number)
@@ -81,6 +84,8 @@ def _mend_study(study: Study, ran: list[Ran]) -> None:
             got, _ = study.ask(params, role=done.result.role if done else "trial")
             assert got == number, "the study numbers its trials in order"
         elif not study.is_running(number):
+            continue
+        if baseline is not None and number == baseline.number:
             continue
         if done:
             study.tell(number, done.result, done.value)

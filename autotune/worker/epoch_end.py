@@ -9,6 +9,7 @@ last epoch with final evaluation and plots. Nothing of the loop is copied: `stop
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
@@ -164,6 +165,9 @@ class EpochEndMixin(SegmentMixin):
         """Training has ended: after its last epoch, or by an exception, which then goes on."""
         if len(self._ends) < 2 or sys.exc_info()[0] is not None:
             return
+        for thread in threading.enumerate():  # Ultralytics draws samples in threads, which the user's process waits for
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
         self.recorder.epoch_end = self._epoch_end(time.perf_counter() - self._from_s + self._not_run_s)
         raise SegmentOverError
 

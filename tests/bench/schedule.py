@@ -3,9 +3,12 @@
 Run by hand, on an idle machine (about 20 minutes on 2 cores with two repeats). Predicted T(job), from one trial as the
 finalists run and one probe `epoch_end`, against a complete short training from process start to exit, with its
 validations, checkpoints, warm-up epochs, closed mosaic, final evaluation and plots: plain `yolo train`, or `autotune
-train` for cells with patches (MEASURING 7). Cells in shuffled order; in each repeat prediction and training of a cell
-take turns in going first. Beside it the noise floor, which is how far two complete trainings of one cell are apart, and
-the estimate that knows only start and steps.
+train` for cells with patches (MEASURING 7). The epochs alone, by Ultralytics' own clock (results.csv), are compared as
+well: what no trial sees, such as the exit of the process, is nothing to a job of hours, and much to half a minute.
+
+Cells in shuffled order; in each repeat prediction and training of a cell take turns in going first. Beside the errors
+stand the noise floor, which is how far two complete trainings of one cell are apart, and the estimate that knows only
+start and steps.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -27,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cells
-from cells import TINY, Cell, job, machine, save, trial_spec
+from cells import TINY, Cell, epoch_ends, job, machine, save, trial_spec
 from scipy.stats import t as student
 
 from autotune.contract import TrialDir, TrialResult, Winner, write_json
@@ -103,10 +107,18 @@ def measured(cell: Cell, result: TrialResult) -> TrialResult:
     return result
 
 
-def whole_training(cell: Cell) -> float:
-    """Seconds of one complete training, from the start of its process to its exit."""
+def epochs_s(result: TrialResult) -> float:
+    """Seconds from the beginning of the first epoch to the last line of results.csv, which precedes a checkpoint."""
+    terms = result.job_terms
+    parts = ("mosaic_epochs_s", "closed_epochs_s", "val_s", "save_s", "epoch_end_s", "warmup_s", "compile_s")
+    first_s = 0.0 if terms["compile_s"] else result.phases_s["first_step"] - (result.step_p50_s or 0.0)
+    return sum(terms[part] or 0.0 for part in parts) + first_s - (terms["save_s"] or 0.0) / result.job["epochs"]
+
+
+def whole_training(cell: Cell) -> tuple[float, float]:
+    """Seconds of one complete training, from the start of its process to its exit; and of its epochs alone."""
     with tempfile.TemporaryDirectory(prefix="bench-schedule-") as tmp:
-        env = {**os.environ, **compile_cache(), "YOLO_CONFIG_DIR": f"{tmp}/config", "MPLBACKEND": "Agg"}
+        env = {**os.environ, **compile_cache(), **as_a_trial(), "MPLBACKEND": "Agg"}
         if cell.patches:
             args = {**job(cell), "task": "detect", "mode": "train"}
             write_json(Path(tmp) / "winner.json", Winner(task="detect", train_args=args, patches=cell.patches))
@@ -120,7 +132,17 @@ def whole_training(cell: Cell) -> float:
             took_s = time.monotonic() - began
         if done.returncode != 0:
             sys.exit(f"{cell.name}: the training failed:\n{(Path(tmp) / 'log.txt').read_text()[-2000:]}")
-    return took_s
+        return took_s, epoch_ends(Path(tmp))[-1]
+
+
+@cache
+def as_a_trial() -> dict[str, str]:
+    """No trackers, whose imports may take seconds, and no look for the internet: the same for both."""
+    env = {"YOLO_CONFIG_DIR": str(cache_home() / "bench" / "config"), "YOLO_OFFLINE": "true"}
+    off = "SETTINGS.update({k: False for k in INTEGRATIONS if k in SETTINGS})"
+    code = f"from ultralytics.utils import SETTINGS; from autotune.worker.yolo import INTEGRATIONS; {off}"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True, stdout=subprocess.DEVNULL)
+    return env
 
 
 def compile_cache() -> dict[str, str]:
@@ -137,6 +159,7 @@ def main() -> None:
     chosen = [c for c in CELLS if given.only in c.name]
     runs: list[dict[str, Any]] = []
     began = time.monotonic()
+    as_a_trial()
     with tempfile.TemporaryDirectory(prefix="schedule-") as tmp:
         views = {kind: DatasetView(dataset(kind), "detect", Path(tmp) / kind) for kind in {c.dataset for c in chosen}}
         for cell in (c for c in chosen if c.args.get("compile")):  # whoever came first would fill the compile cache
@@ -144,15 +167,17 @@ def main() -> None:
         for repeat in range(given.repeats):
             for cell in random.Random(repeat).sample(chosen, len(chosen)):
                 folder = Path(tmp) / f"{len(runs)}"
-                real_s = whole_training(cell) if repeat % 2 else 0.0
+                real = whole_training(cell) if repeat % 2 else None
                 known = predict(cell, views[cell.dataset], folder)
-                real_s = real_s or whole_training(cell)
+                real_s, real_epochs_s = real or whole_training(cell)
                 runs.append({"cell": cell.name, "repeat": repeat, "real_s": real_s, "predicted_s": known.job_s,
+                             "real_epochs_s": real_epochs_s, "predicted_epochs_s": epochs_s(known.trial),
                              "steps_only_s": known.steps_only_s, "took_s": known.took_s,
                              "terms": known.trial.job_terms, "outcomes": [known.trial.outcome, known.probe.outcome],
                              "wait_frac": known.trial.wait_frac})  # fmt: skip
+                whole, epochs = real_s / known.job_s - 1, real_epochs_s / epochs_s(known.trial) - 1
                 print(f"{repeat} {cell.name}: predicted {known.job_s:.1f} s in {known.took_s:.0f} s, took {real_s:.1f} "
-                      f"s, {real_s / known.job_s - 1:+.1%}", flush=True)  # fmt: skip
+                      f"s, {whole:+.1%}; epochs took {real_epochs_s:.1f} s, {epochs:+.1%}", flush=True)  # fmt: skip
                 save(given.out, {"machine": machine(), "runs": runs})
     figures = {**summary(runs), "elapsed_s": time.monotonic() - began}
     save(given.out, {"machine": machine(), "summary": figures, "runs": runs})
@@ -164,9 +189,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found, floor = [], []
     for name in dict.fromkeys(r["cell"] for r in runs):
         mine = [r for r in runs if r["cell"] == name]
-        real, ours, naive = ([log(r[key]) for r in mine] for key in ("real_s", "predicted_s", "steps_only_s"))
+        keys = ("real_s", "predicted_s", "steps_only_s", "real_epochs_s", "predicted_epochs_s")
+        real, ours, naive, real_epochs, our_epochs = ([log(r[key]) for r in mine] for key in keys)
         found.append({"cell": name, "real_s": fmean(r["real_s"] for r in mine),
                       "error": fmean(real) - fmean(ours), "steps_only_error": fmean(real) - fmean(naive),
+                      "epochs_error": fmean(real_epochs) - fmean(our_epochs),
                       "sd_real": stdev(real) if len(real) > 1 else None,
                       "sd_ours": stdev(ours) if len(ours) > 1 else None})  # fmt: skip
         floor += [abs(a - b) for a, b in itertools.combinations(real, 2)]
@@ -180,6 +207,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "bias": fmean(signed),
         "bias_half_width": half,
         "steps_only_median_abs_error": median(abs(c["steps_only_error"]) for c in found),
+        "epochs_median_abs_error": median(abs(c["epochs_error"]) for c in found),
+        "epochs_p95_abs_error": quantile(sorted(abs(c["epochs_error"]) for c in found), 0.95),
+        "epochs_bias": fmean(c["epochs_error"] for c in found),
         "noise_floor_median": median(floor) if floor else None,
         "cells": found,
     }

@@ -1,5 +1,6 @@
 """The whole job decides, not the step: searches on the synthetic backend, in this process."""
 
+import shutil
 from dataclasses import replace
 
 import optuna
@@ -134,6 +135,7 @@ def test_without_time_for_it_nobody_has_these_terms(tmp_path):
         assert r.job_estimated == ()
 
 
+@pytest.mark.slow
 def test_another_objective_has_no_use_for_it(tmp_path):
     _, trainer, _ = run(tmp_path, epochs=100, objective="images_per_s")
     assert probes(trainer) == []
@@ -147,6 +149,7 @@ def test_a_probe_that_fails_is_said_and_all_goes_on_without(tmp_path):
     assert all(r.job_terms.get("val_s") is None for r in results_of(plan).values())
 
 
+@pytest.mark.slow
 def test_interrupted_in_it_and_resumed(tmp_path):
     stop = [KeyboardInterrupt()]
     summary, *_ = run(tmp_path, epochs=200, fails=lambda spec: stop.pop() if spec.probe and stop else None)
@@ -163,6 +166,31 @@ def test_interrupted_in_it_and_resumed(tmp_path):
     assert told
 
 
+def test_killed_in_it_and_resumed(tmp_path):
+    """As after kill -9: the study was told nothing of the baseline, and is not told before its probe has run."""
+
+    class Killed(Exception):
+        pass
+
+    copies = []
+
+    def dies(spec):
+        if spec.probe == "epoch_end" and not copies:
+            copies.append(shutil.copytree(tmp_path / "a", tmp_path / "b"))
+            raise Killed
+        return
+
+    with pytest.raises(Killed):
+        run(tmp_path / "a", epochs=200, fails=dies)
+    _, trainer, plan = resume(copies[0])
+    assert trainer.specs[0].probe == "epoch_end"
+    study = optuna.load_study(study_name="autotune", storage=f"sqlite:///{plan.run_dir.study}")
+    first = results_of_folder(plan.run_dir.path)[0]
+    assert first.job_terms["val_s"]
+    assert study.trials[0].value == pytest.approx(first.job_s)
+
+
+@pytest.mark.slow
 def test_resumed_after_it_nothing_changes(tmp_path):
     stop = [KeyboardInterrupt()]
     dies = lambda spec: stop.pop() if spec.role == "finalist" and spec.number > 8 and stop else None  # noqa: E731

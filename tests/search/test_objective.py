@@ -104,6 +104,12 @@ def test_what_the_probe_of_this_configuration_measured():
     assert done.job_s == sum(s for s in terms.values())
 
 
+def test_the_users_cache_holds_the_validation_images_too():
+    own = probe_of(phases_s={"import": 3.0, "build": 5.0, "cache": 6.0})
+    assert valued(result(), ends(own=own)).job_terms["cache_build_s"] == 6.0
+    assert valued(result(), ends(of_baseline=own)).job_terms["cache_build_s"] == 4.0, "another's cache"
+
+
 def test_what_the_user_switched_off_comes_once_at_the_end():
     base = probe_of(EpochEnd(val_s=5.0, val_every_epoch=False, save_s=1.0, save_every_epoch=False, rest_s=0.5))
     terms = valued(result(), ends(own=base, of_baseline=base)).job_terms
