@@ -144,10 +144,9 @@ def measure(
     return compare(own, best, metric, seconds_each, interrupted=stopped())
 
 
-def last_words(summary: Summary) -> str:
-    """The sentence of the last lines: the verdict, and what the accuracy check found."""
-    sentence = summary.verdict.sentence
-    return f"{sentence}\naccuracy: {summary.accuracy.sentence}" if summary.accuracy else sentence
+def last_words(summary: Summary) -> tuple[str, ...]:
+    """What the last lines say of it."""
+    return (f"accuracy: {summary.accuracy.sentence}",) if summary.accuracy else ()
 
 
 def compare(baseline: Curve, winner: Curve, metric: str, seconds_each: float, *, interrupted: bool = False) -> Accuracy:

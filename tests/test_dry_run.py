@@ -48,6 +48,7 @@ def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said])
     )
     best = (searched[0] / "latest" / "best" / "best.yaml").read_text()
     assert "SIMULATED" in best
+    assert best.splitlines()[0].count("SIMULATED") == 1
 
 
 def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
@@ -74,9 +75,10 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     events = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"
-    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json"} <= {
+    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json", "Dockerfile", "k8s.yaml"} <= {
         p.name for p in (run / "best").iterdir()
     }
+    assert "\ntorch==" in (run / "best" / "constraints.txt").read_text()
     assert "SIMULATED" in (run / "report.html").read_text().upper()
     assert not (run / ".data").exists()
 
@@ -212,7 +214,7 @@ def test_spaces() -> None:
 
 
 def test_the_list_of_verbs_and_flags_is_frozen() -> None:
-    verbs = ["search", "report", "export", "trial", "train", "batch", "spaces", "doctor"]
+    verbs = ["search", "report", "export", "trial", "train", "recheck", "batch", "spaces", "doctor"]
     lines = []
     for verb in verbs:
         said = autotune(verb, "--help")

@@ -20,6 +20,7 @@ from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
 from autotune.contract.run import (
     Ablation,
     Accuracy,
+    Comparison,
     Finalist,
     FinalistName,
     Gpu,
@@ -64,6 +65,7 @@ __all__ = [
     "WARM_ROLES",
     "Ablation",
     "Accuracy",
+    "Comparison",
     "Deadlines",
     "EpochEnd",
     "Event",

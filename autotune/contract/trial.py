@@ -152,17 +152,23 @@ class EpochEnd:
     """What one rank measured around a real end of an epoch (probe `epoch_end`), in seconds."""
 
     val_s: float | None = None
-    """One validation of the whole set; None: the job has val=False."""
+    """One validation of the whole set."""
     val_n_batches: int = 0
     """Of the whole set."""
     val_n_timed: int = 0
-    """Of these were run; where fewer than all, val_s is extrapolated."""
+    """Of these were run; where fewer than all, val_s is extrapolated from the rate of the second half of them."""
+    val_every_epoch: bool = True
+    """False with val=False: then only the last epoch is validated."""
     save_s: float | None = None
-    """One checkpoint; None: the job has save=False."""
+    """One checkpoint."""
+    save_every_epoch: bool = True
+    """False with save=False: then only the last epoch is saved."""
     rest_s: float | None = None
     """The remainder between the last step of an epoch and the first of the next: csv, callbacks, memory clearing."""
+    first_extra_s: float = 0.0
+    """Once: what the first end of an epoch took longer than a later one (libraries loaded, kernels chosen)."""
     reset_s: float | None = None
-    """Once: the loader's restart where the mosaic closes; None: the job has no such epochs."""
+    """Once: the loader's restart where the mosaic closes; None: it closes in no epoch, or in the first."""
     final_s: float | None = None
     """Once, after the last epoch: evaluation of the best checkpoint, and plots."""
 
@@ -215,8 +221,11 @@ JOB_TERMS: Final = (
     "val_s",
     "save_s",
     "epoch_end_s",
+    "warmup_s",
+    "final_s",
 )
-"""Terms of T(job), MEASURING 4; the ones not measured are None in TrialResult.job_terms."""
+"""Terms of T(job), MEASURING 4; the ones not known are None in TrialResult.job_terms. warmup_s: the optimizer steps
+that only the warm-up epochs have, in which `accumulate` grows; final_s: evaluation of the best checkpoint, plots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +242,8 @@ class TrialResult:
     took_s: float
     job_s: float | None = None
     job_terms: dict[str, float | None] = field(default_factory=dict)
+    job_estimated: tuple[str, ...] = ()
+    """Names of the terms that were not measured with this configuration: estimated from the baseline's."""
     images_per_s: float | None = None
     """All ranks together; total images / total time of the measured window."""
     ci95_lo: float | None = None

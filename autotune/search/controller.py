@@ -19,7 +19,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import capacity, certificates, communication, numerics, probes
+from autotune.search import capacity, certificates, communication, epoch_ends, numerics, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
 from autotune.search.objective import check_objective
@@ -87,6 +87,7 @@ def _search(
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
+            epoch_ends.of_baseline(session)
             capacity.of_baseline(session)
             communication.of_baseline(session)
             probes.of_baseline(session)
@@ -95,6 +96,7 @@ def _search(
             probes.of_best(session)
             stage = _finalists(session)
             if stage is not None:
+                epoch_ends.of_finalists(session, stage.configs.values())
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
                 if winner := _living(session, stage):
@@ -176,7 +178,7 @@ def explore(session: Session) -> str:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
         room_s = left_s - reserve_s(session, left_after_baseline_s) - probes.reserve_s(session)
-        room_s -= numerics.reserve_s(session) + certificates.reserve_s(session)
+        room_s -= numerics.reserve_s(session) + epoch_ends.reserve_s(session) + certificates.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
         ordinary_s = session.price_s(proposals.baseline, warm=True)
         if ordinary_s > limit_s:

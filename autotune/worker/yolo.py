@@ -15,6 +15,7 @@ from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
 from autotune.worker.certificate import certify, certify_after
+from autotune.worker.epochs import record_epochs
 from autotune.worker.losses import record_losses
 from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
@@ -167,8 +168,11 @@ class SegmentMixin:
                 self._over = True
                 certify_after(me, self.recorder, over=SegmentOverError)
                 return
-            raise SegmentOverError
+            self._on_segment_over()
         self._clock.wait_from_here()
+
+    def _on_segment_over(self) -> None:
+        raise SegmentOverError
 
 
 class Yolo:
@@ -188,7 +192,11 @@ class Yolo:
         if trial:
             self.recorder.phase("import")
             self.recorder.begin("build")
-        bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        bases: tuple[type, ...] = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        if spec.probe == "epoch_end":
+            from autotune.worker.epoch_end import EpochEndMixin  # which is a SegmentMixin
+
+            bases = (EpochEndMixin, TuneMixin, stock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             bases = (*bases[:-1], RanksMixin, stock)
         attrs = {"patches": spec.patches, "recorder": self.recorder, "tolerant": not trial}
@@ -197,6 +205,8 @@ class Yolo:
         if not trial:
             self.trainer.add_callback("on_train_start", lambda _: setattr(self.recorder, "training", True))
             self.trainer.add_callback("on_train_batch_end", _Asked(spec))
+            if self.recorder.rank == 0:
+                record_epochs(self.trainer, self.recorder.directory.epochs)
 
     def train(self, recorder: Recorder) -> None:
         """Train until the segment is over (trial) or to the end (role train)."""
