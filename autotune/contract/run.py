@@ -130,19 +130,22 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryCertificate:
-    """Does the winner live through the worst that its job will ask of the memory? (probe `certificate`)"""
+    """Does the winner live through the worst that its job will ask of the memory? (trial `number`, probe certificate)"""
 
     holds: bool | None
     """None: it could not be looked at."""
     sentence: str
     number: int | None = None
-    """Trial number of the probe."""
     peak_bytes: tuple[int, ...] = ()
-    """One a rank."""
+    """One a rank; the limit is of each."""
     limit_bytes: int | None = None
-    """Of each rank."""
     evidence: dict[str, Value] = field(default_factory=dict)
     """What was run: imgsz, n_objects (in the most crowded batch), n_val_images, n_optimizer_steps, ..."""
+
+    @property
+    def warning(self) -> str:
+        """What every sentence about the winner ends with when it does not fit; else empty."""
+        return f"; MAY RUN OUT OF MEMORY: {self.sentence}" if self.holds is False else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,14 @@ from autotune.contract import (
 from autotune.machine.memory import MemoryLimit
 from autotune.run.trial import run_trial
 from autotune.search.baseline import measure_baseline
-from autotune.search.certificates import MAY_RUN_OUT, MOST_OF_BUDGET, check, judge, warned
+from autotune.search.certificates import MOST_OF_BUDGET, check, judge, warned
 from autotune.search.controller import search
 from autotune.search.resume import open_study
 from autotune.search.session import Session
 from tests.run import trials
 
 GIB = 2**30
+MAY_RUN_OUT = "MAY RUN OUT OF MEMORY"
 MODEL = str(Path(__file__).parents[1] / "models" / "tiny-detect.yaml")
 BEST = {"torch_threads": 2, "batch_per_gpu": 64}
 LIMIT = MemoryLimit(per_rank_bytes=8 * GIB, says="8.0 GiB of memory")
