@@ -130,7 +130,7 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryCertificate:
-    """Does the winner live through the worst that its job will ask of the memory? (trial `number`, probe certificate)"""
+    """Does the winner live through the worst that its job will ask of the memory? Trial `number`, a probe, tried it."""
 
     holds: bool | None
     """None: it could not be looked at."""
