@@ -182,7 +182,7 @@ class Summary:
     stopped_because: str
     elapsed_s: float
     ledger_s: dict[str, float]
-    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, probes, finalists, report,
+    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, probes, finalists, report, accuracy,
     overhead."""
     best_number: int | None
     """The search trial that won; its finalist runs are in the verdict."""
