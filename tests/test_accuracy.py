@@ -185,4 +185,5 @@ def test_it_is_written_to_the_summary(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_json(run.summary, Summary) == done
     assert [e.note for e in events] == [found.sentence]
     monkeypatch.setattr(accuracy, "choose", lambda *_: replace(chosen_of(tiny), spec=chosen_of(tiny).base))
-    assert accuracy.NOTHING in verified(summary_of(), asked(), run, budget, str, print, lambda: False).notes
+    assert accuracy.NOTHING in verified(summary_of(), asked(), run, budget, str, events.append, lambda: False).notes
+    assert events[-1].note == accuracy.NOTHING
