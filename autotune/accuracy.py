@@ -100,18 +100,22 @@ def verified(
     """
     if question.verify_s is None or summary.best_number is None or stopped():
         return summary
-    if question.request.dry_run:
-        return _noted(summary, run_dir, DRY)
-    try:
-        chosen = choose(run_dir, None)
-    except AutotuneError as e:
-        return _noted(summary, run_dir, f"the accuracy was not verified: {e.message}")
-    if not chosen.spec.changes:
-        return _noted(summary, run_dir, NOTHING)
 
     def say(note: str) -> None:
         emit(PhaseStarted(t_s=budget.elapsed_s(), phase="accuracy", note=note))
 
+    def without(note: str) -> Summary:
+        say(note)
+        return _kept(replace(summary, notes=(*summary.notes, note)), run_dir)
+
+    if question.request.dry_run:
+        return without(DRY)
+    try:
+        chosen = choose(run_dir, None)
+    except AutotuneError as e:
+        return without(f"the accuracy was not verified: {e.message}")
+    if not chosen.spec.changes:
+        return without(NOTHING)
     with budget.spend("accuracy"):
         accuracy = measure(chosen, run_dir, question.verify_s / 2, data_for, say, stopped)
     say(accuracy.sentence)
@@ -144,10 +148,9 @@ def measure(
     return compare(own, best, metric, seconds_each, interrupted=stopped())
 
 
-def last_words(summary: Summary) -> str:
-    """The sentence of the last lines: the verdict, and what the accuracy check found."""
-    sentence = summary.verdict.sentence
-    return f"{sentence}\naccuracy: {summary.accuracy.sentence}" if summary.accuracy else sentence
+def last_words(summary: Summary) -> tuple[str, ...]:
+    """What the last lines say of it."""
+    return (f"accuracy: {summary.accuracy.sentence}",) if summary.accuracy else ()
 
 
 def compare(baseline: Curve, winner: Curve, metric: str, seconds_each: float, *, interrupted: bool = False) -> Accuracy:
@@ -261,10 +264,6 @@ def _train(spec: TrialSpec, directory: TrialDir, metric: str, stopped: Callable[
     except AutotuneError as e:
         error = e.message
     return replace(read_curve(directory.path / SAVED / "results.csv", metric), error=error)
-
-
-def _noted(summary: Summary, run_dir: RunDir, note: str) -> Summary:
-    return _kept(replace(summary, notes=(*summary.notes, note)), run_dir)
 
 
 def _kept(summary: Summary, run_dir: RunDir) -> Summary:

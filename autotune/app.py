@@ -192,8 +192,8 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
     ended = RunEnded(
         t_s=budget.elapsed_s(),
         exit_code=EXIT_INTERRUPTED if interrupt.heard else EXIT_OK,
-        sentence=last_words(summary),
-        also=last_lines(run_dir.path),
+        sentence=summary.verdict.sentence,
+        also=(*last_lines(run_dir.path), *last_words(summary)),
         next_commands=(*commands, f"open {_shown(page)}"),
     )
     journal.emit(run_dir, (), ended)

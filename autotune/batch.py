@@ -29,10 +29,7 @@ from autotune.search.ladder import INTERRUPTED, Ladder, Rung, climb
 from autotune.search.memory import BATCH, HEADROOM_FRAC, MemoryModel
 
 ROW: Final = "{:>13} {:>7}   {:<16} {:>11} {:>11}"
-NOT_CERTIFIED: Final = (
-    "not certified: images with more objects than those that were met, NMS in validation, and what grows over epochs; "
-    f"the head-room of {HEADROOM_FRAC:.0%} is for them"
-)
+NOT_CERTIFIED: Final = f"not certified: what grows over epochs; the head-room of {HEADROOM_FRAC:.0%} is for that"
 
 Say = Callable[[str], object]
 
@@ -224,9 +221,9 @@ def _conclusion(ladder: Ladder, question: Question) -> list[str]:
         ]
     free = 1 - largest.peak_bytes / limit
     lines.append(
-        f"largest safe: {largest.batch} a rank, {largest.batch * ranks} in total; it ran, with optimizer "
-        f"steps, EMA and a forward pass of twice the batch, in {spell_size(largest.peak_bytes)} a rank, {free:.0%} of "
-        "the limit free"
+        f"largest safe: {largest.batch} a rank, {largest.batch * ranks} in total; with the most crowded images, EMA "
+        f"and a validation of twice the batch it ran in {spell_size(largest.peak_bytes)} a rank, {free:.0%} of the "
+        "limit free"
     )
     if ladder.unproven:
         lines.append(f"{ladder.unproven} a rank is predicted to be safe, but was not run: give a longer --budget")

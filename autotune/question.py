@@ -218,8 +218,8 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),
         memory=memory,
-        track=track,
         verify_s=verify_s,
+        track=track,
         nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
 

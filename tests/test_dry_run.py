@@ -48,6 +48,7 @@ def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said])
     )
     best = (searched[0] / "latest" / "best" / "best.yaml").read_text()
     assert "SIMULATED" in best
+    assert accuracy.DRY in said.out
     assert best.splitlines()[0].count("SIMULATED") == 1
 
 

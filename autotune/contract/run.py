@@ -130,19 +130,22 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryCertificate:
-    """Does the winner live through the worst that its job will ask of the memory? (probe `certificate`)"""
+    """Does the winner live through the worst that its job will ask of the memory? Trial `number`, a probe, tried it."""
 
     holds: bool | None
     """None: it could not be looked at."""
     sentence: str
     number: int | None = None
-    """Trial number of the probe."""
     peak_bytes: tuple[int, ...] = ()
-    """One a rank."""
+    """One a rank; the limit is of each."""
     limit_bytes: int | None = None
-    """Of each rank."""
     evidence: dict[str, Value] = field(default_factory=dict)
     """What was run: imgsz, n_objects (in the most crowded batch), n_val_images, n_optimizer_steps, ..."""
+
+    @property
+    def warning(self) -> str:
+        """What every sentence about the winner ends with when it does not fit; else empty."""
+        return f"; MAY RUN OUT OF MEMORY: {self.sentence}" if self.holds is False else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,7 @@ class Summary:
     stopped_because: str
     elapsed_s: float
     ledger_s: dict[str, float]
-    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, probes, finalists, report,
+    """Seconds by purpose: setup, baseline, trials_ok, trials_lost, sentinels, probes, finalists, report, accuracy,
     overhead."""
     best_number: int | None
     """The search trial that won; its finalist runs are in the verdict."""

@@ -83,7 +83,7 @@ class TrialSpec:
     trace_steps: int = 0
     """Steps written to a torch.profiler trace in place of a measurement; 0: none."""
     certify: bool = False
-    """At its end twice the batch goes through the EMA, as validation needs it; that memory counts."""
+    """After its segment it goes on as probe `certificate` does; that memory counts."""
     mem_limit_bytes: int | None = None
     """Of one rank, measured as RankRecord.peak_mem_bytes; above it the trial is `oom`. None: what the machine has."""
     loss_steps: int = 0

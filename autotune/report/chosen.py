@@ -49,7 +49,8 @@ class Chosen:
         figure = f"{r.images_per_s:.5g} images/s" if r.images_per_s is not None else "not measured"
         if r.ci95_lo is not None and r.ci95_hi is not None:
             figure += f" (95 % interval within the run {r.ci95_lo:.5g} to {r.ci95_hi:.5g})"
-        return f"{label}trial {r.number}: {figure}; {NOT_CONFIRMED}"
+        memory = self.summary.memory if r.number == self.summary.best_number else None
+        return f"{label}trial {r.number}: {figure}; {NOT_CONFIRMED}{memory.warning if memory else ''}"
 
 
 def choose(run: RunDir, number: int | None) -> Chosen:

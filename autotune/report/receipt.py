@@ -30,7 +30,8 @@ from autotune.contract import (
 )
 from autotune.errors import FormatError, InputError
 from autotune.report.chosen import Chosen
-from autotune.report.yolo_yaml import changes_training, job_args
+from autotune.report.semantics import semantics
+from autotune.report.yolo_yaml import job_args
 from autotune.run.transport import LOGGING
 
 PER_EPOCH: Final = ("val_s", "save_s", "epoch_end_s")
@@ -139,7 +140,7 @@ def receipt_of(files: list[str], chosen: Chosen, winner: Winner, run: RunDir) ->
         "claim": chosen.claim,
         "objective": info.objective,
         "training": info.training,
-        "changes_training": changes_training(chosen.args, job_args(info)),
+        "semantics": semantics(info, chosen.args),
         "fingerprint": winner.fingerprint,
         "machine": to_dict(chosen.machine),
         "ratio": to_dict(_ratio(chosen)),
@@ -169,9 +170,7 @@ def receipt_of(files: list[str], chosen: Chosen, winner: Winner, run: RunDir) ->
             "recheck": "python -m autotune recheck .",
         },
         "versions": dict(info.versions),
-        "git": info.git,
-        "budget_s": info.budget_s,
-        "seed": info.seed,
+        **{name: getattr(info, name) for name in ("git", "budget_s", "seed")},
     }
 
 

@@ -22,11 +22,9 @@ from autotune.search.session import Session
 MOST_OF_BUDGET: Final = 0.06
 """As the probes: in five minutes that is 18 s, which holds the start of a process and a dozen steps of a CPU."""
 EXTRA_S: Final = 5.0
-"""What is no step: decoding the crowded images, reading the validation labels, one validation. A guess; on two cores
-all of them took under 2 s on the demo set (results/LOG.md)."""
+"""What is no step: decoding the crowded images, reading the validation labels, one validation. A guess."""
 DEADLINE: Final = 3.0
 """The probe is stopped at so many times its price: the most crowded batch may be slower than all that were measured."""
-MAY_RUN_OUT: Final = "MAY RUN OUT OF MEMORY"
 
 
 def reserve_s(session: Session) -> float:
@@ -109,9 +107,7 @@ def judge(result: TrialResult, limit: MemoryLimit) -> MemoryCertificate:
 
 def warned(verdict: Verdict, memory: MemoryCertificate | None) -> Verdict:
     """The verdict; of a winner that does not fit it says so wherever it goes."""
-    if memory is None or memory.holds is not False:
-        return verdict
-    return replace(verdict, sentence=f"{verdict.sentence}; {MAY_RUN_OUT}: {memory.sentence}")
+    return replace(verdict, sentence=verdict.sentence + memory.warning) if memory else verdict
 
 
 def _told(session: Session, certificate: MemoryCertificate) -> MemoryCertificate:

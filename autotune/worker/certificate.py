@@ -41,6 +41,12 @@ def certify(trainer: Any, recorder: Recorder, over: type[BaseException]) -> None
     """
     segment = recorder.segment
     segment.settings = replace(segment.settings, warmup_steps=sys.maxsize, warmup_cap_s=math.inf)
+    certify_after(trainer, recorder, over)
+
+
+def certify_after(trainer: Any, recorder: Recorder, over: type[BaseException]) -> None:
+    """The same from here on, in a training that runs already (TrialSpec.certify)."""
+    recorder.over = False  # a rank that dies now must not wait for the others at their end
     worst = _Worst(trainer, recorder, over)
     trainer.preprocess_batch = worst.preprocess
     trainer.add_callback("on_train_batch_end", lambda _: worst.ended())
@@ -76,18 +82,24 @@ class _Worst:
         evidence["n_optimizer_steps"] = updates
         if self._batch is None:
             if updates and (any(trainer.optimizer.state.values()) or updates >= MOST_UPDATES):
-                evidence["steps_bytes"] = peak_memory_bytes(trainer.device)
+                evidence["steps_bytes"] = self._peak()
                 self._batch, self._updates = self._crowded(), updates
             return
         if updates == self._updates:
             return
-        evidence["crowded_bytes"] = peak_memory_bytes(trainer.device)
+        evidence["crowded_bytes"] = self._peak()
         evidence["n_val_images"], evidence["val_imgsz"] = validate(trainer)
         recorder = self._recorder
         recorder.effective = effective(trainer, recorder.spec.n_ranks)
-        recorder.peak_mem_bytes = peak_memory_bytes(trainer.device)
+        self._peak()
         recorder.over = True
         raise self._over
+
+    def _peak(self) -> int:
+        """So far; on a CPU it could fall, because pages of libraries that are loaded meanwhile are taken off."""
+        recorder = self._recorder
+        recorder.peak_mem_bytes = max(recorder.peak_mem_bytes or 0, peak_memory_bytes(self._trainer.device))
+        return recorder.peak_mem_bytes
 
     def _crowded(self) -> dict[str, Any]:
         """The batch; for a task whose images hold no objects any will do."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -26,17 +25,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         _kib(Path(f"/proc/{p.pid}/smaps_rollup"), "Private_Dirty:") for p in psutil.Process().children(recursive=True)
     )
     return (own + children) * 1024
-
-
-def forward_as_validation(trainer: Any) -> None:
-    """Once the forward pass of the validator: twice the batch through the EMA in fp32, under autocast with AMP, without
-    gradients (engine/trainer.py gives the validation loader batch_size * 2, ULTRALYTICS 1.9). Matching boxes and NMS
-    are left out.
-    """
-    size = int(trainer.args.imgsz)
-    images = torch.zeros(2 * trainer.train_loader.batch_size, 3, size, size, device=trainer.device)
-    with torch.inference_mode(), torch.autocast(trainer.device.type, enabled=bool(trainer.amp)):
-        trainer.ema.ema(images)
 
 
 def _kib(path: Path, key: str) -> int:

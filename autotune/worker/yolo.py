@@ -14,10 +14,10 @@ from typing import Any, Final
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
-from autotune.worker.certificate import certify
+from autotune.worker.certificate import certify, certify_after
 from autotune.worker.epochs import record_epochs
 from autotune.worker.losses import record_losses
-from autotune.worker.memory import forward_as_validation, peak_memory_bytes
+from autotune.worker.memory import peak_memory_bytes
 from autotune.worker.patches import TuneMixin
 from autotune.worker.probes import load_only, no_sync, replay
 from autotune.worker.ranks import RanksMixin
@@ -50,18 +50,20 @@ class SegmentMixin:
         super().__init__(*args, **kwargs)
         me: Any = self
         self._images = 0
+        self._over = False
+        """The segment is; what still runs is the certificate, which nobody times."""
         self._clock = StepClock(self.recorder.segment.steps, stamp_of(me.device), held=self.recorder.spec.n_ranks > 1)
         me.add_callback("on_train_start", lambda _: self._on_train_start())
         me.add_callback("on_train_epoch_start", lambda _: self._on_epoch_start())
         me.add_callback("on_train_batch_start", lambda _: self._clock.batch_start())
-        me.add_callback("on_train_batch_end", lambda _: self._on_batch_end())
+        me.add_callback("on_train_batch_end", lambda _: None if self._over else self._on_batch_end())
         me.add_callback("on_fit_epoch_end", lambda _: self._on_epoch_end())
 
     def get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Training loader only, but for a certificate: that of validation would cost a scan and twice the workers."""
         me: Any = self
         mode = kwargs.get("mode", args[3] if len(args) > 3 else "train")
-        stub = mode == "val" and self.recorder.spec.probe != "certificate"
+        stub = mode == "val" and self.recorder.spec.probe != "certificate" and not self.recorder.spec.certify
         return me.train_loader if stub else super().get_dataloader(*args, **kwargs)  # type: ignore[misc]
 
     def build_dataset(self, *args: Any, **kwargs: Any) -> Any:
@@ -161,9 +163,11 @@ class SegmentMixin:
             self.recorder.effective = effective(me, self.recorder.spec.n_ranks)
             if me.loss is not None and self.recorder.effective["loss"] is None:  # where no line was due any more
                 raise FloatingPointError("the loss is NaN or infinite")
-            if self.recorder.spec.certify:
-                forward_as_validation(me)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
+            if self.recorder.spec.certify:
+                self._over = True
+                certify_after(me, self.recorder, over=SegmentOverError)
+                return
             self._on_segment_over()
         self._clock.wait_from_here()
 

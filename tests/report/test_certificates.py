@@ -18,6 +18,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.report.certificates import readme_lines
+from autotune.report.chosen import choose, yaml_header
 from autotune.report.figures import FIGURES
 from autotune.report.html import render
 from autotune.report.load import RunData, load_run
@@ -126,3 +127,14 @@ def test_lines_for_the_readme() -> None:
     assert memory.startswith("- memory: **FAILS**. the worst that the job asks for")
     assert numerics == "- numerics: **holds**. two lines."
     assert readme_lines(summary, info(), job_args(info()))[-1].startswith("- semantics: **holds**. the same training")
+
+
+def test_no_file_of_a_winner_that_does_not_fit_is_silent(tmp_path: Path) -> None:
+    """Also where the blocks could not confirm it, and the verdict's sentence is not the claim."""
+    folder = make_run(tmp_path / "r", 6, finalists=False)
+    summary = read_json(folder.summary, Summary)
+    write_json(folder.summary, replace(summary, memory=replace(FITS, holds=False, sentence="it took too much")))
+    warning = "MAY RUN OUT OF MEMORY: it took too much"
+    assert warning in choose(folder, None).claim
+    assert warning not in choose(folder, 0).claim, "nobody looked at that one"
+    assert any(warning in line for line in yaml_header("best.yaml", choose(folder, None), None))

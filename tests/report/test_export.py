@@ -200,6 +200,8 @@ def test_receipt(patched):
     assert receipt["commands"]["search"] == "python -m autotune search --budget 5m"
     assert [f["name"] for f in receipt["verdict"]["finalists"]] == ["baseline", "best", "best_yaml"]
     assert set(receipt["files"]) == {p.name for p in patched[1].iterdir()}
+    assert receipt["semantics"]["figures"]["images an optimizer step"] == [64, 64]
+    assert receipt["semantics"]["same"] is True
 
 
 def test_two_files_when_the_best_changes_the_training(bounded):

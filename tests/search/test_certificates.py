@@ -1,6 +1,8 @@
 """When is the winner's memory looked at, what is said of it, and what may that never touch?"""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from search_world import FakeClock, FakeSpace, FakeTrainer, make_info, make_plan
@@ -16,10 +18,17 @@ from autotune.contract import (
     to_dict,
 )
 from autotune.machine.memory import MemoryLimit
-from autotune.search.certificates import MAY_RUN_OUT, MOST_OF_BUDGET, judge, warned
+from autotune.run.trial import run_trial
+from autotune.search.baseline import measure_baseline
+from autotune.search.certificates import MOST_OF_BUDGET, check, judge, warned
 from autotune.search.controller import search
+from autotune.search.resume import open_study
+from autotune.search.session import Session
+from tests.run import trials
 
 GIB = 2**30
+MAY_RUN_OUT = "MAY RUN OUT OF MEMORY"
+MODEL = str(Path(__file__).parents[1] / "models" / "tiny-detect.yaml")
 BEST = {"torch_threads": 2, "batch_per_gpu": 64}
 LIMIT = MemoryLimit(per_rank_bytes=8 * GIB, says="8.0 GiB of memory")
 
@@ -149,6 +158,31 @@ def test_only_a_failed_certificate_changes_the_verdict(tmp_path):
     for holds in (True, None):
         assert warned(verdict, MemoryCertificate(holds=holds, sentence="x")) == verdict
     assert warned(verdict, None) == verdict
+
+
+@pytest.mark.slow
+def test_a_real_winner_fits_or_does_not(tmp_path, tiny):
+    args = {**trials.spec(tiny, model=MODEL).train_args, "workers": 0, "cache": False}
+    info = make_info(simulated=False, backend="yolo", budget_s=3000.0, train_args=args)
+    space = FakeSpace(domain={"channels_last": (False, True)})
+    plan = make_plan(tmp_path / "run", time.monotonic, budget_s=3000.0, info=info, space=space, memory=LIMIT)
+    plan = replace(plan, data_for=lambda _: str(tiny), trial_args={}, segment=trials.SHORT)
+    plan.run_dir.trials.mkdir()
+    session = Session(plan, run_trial, (), open_study(plan)[0])
+    measure_baseline(session)
+    winner = {**session.proposals.baseline, "channels_last": True}
+    found = check(session, winner)
+    assert found.holds is True, found.sentence
+    assert 0 < found.peak_bytes[0] < 8 * GIB
+    assert found.evidence["n_optimizer_steps"] >= 2
+    assert found.evidence["n_objects"] > 0
+    assert session.ran[-1].result.probe == "certificate"
+    little = MemoryLimit(per_rank_bytes=found.peak_bytes[0] // 2, says="--mem-limit", enforced=True)
+    session.plan = replace(plan, memory=little)
+    over = check(session, winner)
+    assert over.holds is False, over.sentence
+    assert "memory limit" in over.sentence or "its limit is" in over.sentence
+    session.study.close()
 
 
 def test_records_without_it_still_read():
