@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.contract import Machine, RunInfo, Summary, Winner, read_json
+from autotune.contract import Machine, Observer, RunInfo, Summary, Winner, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,12 +87,15 @@ def tune(
     strategy: str = "tpe",
     training: str = "same",
     mem_limit: str | None = None,
+    verify_accuracy: str | None = None,
     seed: int = 0,
     name: str | None = None,
     out: str | Path = "results",
     resume: str | Path | None = None,
     dry_run: bool = False,
     assume_transport: str | None = None,
+    track: str | None = None,
+    observers: Sequence[Observer] = (),
     **yolo: Any,
 ) -> Run:
     """Search, prove, export, report; blocks until done. Ctrl-C returns the run so far.
@@ -106,6 +110,7 @@ def tune(
         strategy: "tpe", "random" or "gp".
         training: "same", "bounded" or "any".
         mem_limit: memory of one rank, such as "3GiB"; None: what the machine has.
+        verify_accuracy: "10m": then train your settings and the best for real, half of this time each.
         seed: of the sampler and of the order of finalists.
         name: label of the run folder.
         out: folder for run folders.
@@ -113,6 +118,9 @@ def tune(
             argument that has its default here counts as not given.
         dry_run: simulate.
         assume_transport: "socket", "ib", "shm" or "p2p": search NCCL's settings of it, whatever NCCL's log says.
+        track: "wandb", "mlflow" or "wandb,mlflow": each trial becomes a run there too.
+        observers: called with every event (autotune.contract.Event) as it happens, in this process: what one of them
+            does while a trial runs, it does beside a measurement.
         **yolo: YOLO's own arguments: model, data, epochs, imgsz, batch, ...
 
     Raises:
@@ -135,19 +143,21 @@ def tune(
         strategy=strategy,
         training=training,
         mem_limit=mem_limit,
+        verify_accuracy=verify_accuracy,
         seed=seed,
         name=name,
         out=str(out),
         resume=None if resume is None else str(resume),
         dry_run=dry_run,
         assume_transport=assume_transport,
+        track=track,
         command="autotune.tune(...)" if resume is None else f"autotune.tune(resume={str(resume)!r}, ...)",
     )
     names = ("objective", "strategy", "training", "seed", "out", "dry_run", "assume_transport")
     request = replace(request, given=frozenset(n for n in names if getattr(request, n) != getattr(Request(), n)))
     view = make_view(Console(), mode="auto", objective=objective)
     try:
-        folder, _ = search(request, [view])
+        folder, _ = search(request, [view, *observers])
     finally:
         view.close()
     return Run(folder)

@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from autotune import resume
+from autotune.accuracy import last_words, verified
 from autotune.contract import (
     Observer,
     PhaseStarted,
@@ -30,6 +31,7 @@ from autotune.contract import (
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
 from autotune.folders import git_state, label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
+from autotune.machine.distributions import distributions
 from autotune.machine.nccl import kept_note
 from autotune.port import SpacePort
 from autotune.question import TRIAL_ARGS, Question, Request, understand
@@ -47,6 +49,7 @@ from autotune.search.past import Past
 from autotune.search.plan import Plan, RunTrial
 from autotune.simulation import Simulation, simulated
 from autotune.space.space import dump_space
+from autotune.trackers import Tracker
 
 READING_FRAC: Final = 0.05
 """Of the budget, at most, for reading the dataset once before the first trial."""
@@ -78,6 +81,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
     with on_disk("the run folder"), contextlib.ExitStack() as stack:
         job = (_go_on if request.resume else _begin)(request, observers, stack)
         folder = job.run_dir.path
+        observers = (*observers, *(stack.enter_context(Tracker(name, folder)) for name in job.question.track))
         try:
             return folder, _answer(job, observers)
         finally:
@@ -148,13 +152,14 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
             interrupt = ending.enter_context(deferred(heard=interrupted))
 
         data_for: Callable[[Value], str] = lambda _: "demo"  # noqa: E731 - the simulation looks at no image
-        if question.has_data:
+        if question.dataset:
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
             warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
             run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
             summary = run_search(_plan(job, data_for), run, observers, measured)
+            summary = verified(summary, question, run_dir, budget, data_for, emit, lambda: interrupt.heard)
         except NoTrialError:
             # The error itself is printed once, by the command line.
             sentence = f"no trial succeeded; what was tried stands in {_shown(run_dir.report)}"
@@ -181,11 +186,14 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
         except AutotuneError as e:
             failed = e  # what was measured is still worth its report
     write_json(run_dir.summary, replace(summary, ledger_s=budget.ledger(), elapsed_s=budget.elapsed_s()))
+    from autotune.report.break_even import last_lines
+
     page = run_dir.report
     ended = RunEnded(
         t_s=budget.elapsed_s(),
         exit_code=EXIT_INTERRUPTED if interrupt.heard else EXIT_OK,
-        sentence=summary.verdict.sentence,
+        sentence=last_words(summary),
+        also=last_lines(run_dir.path),
         next_commands=(*commands, f"open {_shown(page)}"),
     )
     journal.emit(run_dir, (), ended)
@@ -222,6 +230,9 @@ def _info(question: Question, name: str) -> RunInfo:
         assume_transport=request.assume_transport,
         nccl_set=question.nccl_set,
         versions=question.machine.versions,
+        distributions=distributions(),
+        data_folders=question.dataset.folders if question.dataset else (),
+        datasets_dir=question.dataset.datasets_dir if question.dataset else None,
         git=git_state(),
     )
 
@@ -251,7 +262,7 @@ def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
 def _page_cache_notes(job: _Job) -> tuple[str, ...]:
     """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
     question = job.question
-    if not question.has_data or question.request.dry_run:
+    if not question.dataset or question.request.dry_run:
         return ()
     with job.budget.spend("setup"):
         read = warm_page_cache(
@@ -265,7 +276,7 @@ def _page_cache_notes(job: _Job) -> tuple[str, ...]:
 
 def _decode_rate(question: Question) -> float | None:
     """What a cache fill will cost: from 200 of the user's images, when the space has a cache to fill."""
-    if not question.has_data or "cache" not in question.space.knobs:
+    if not question.dataset or "cache" not in question.space.knobs:
         return None
     return decode_rate(question.job["data"], question.task, int(question.job["imgsz"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 from typing import Annotated, Any, NoReturn
@@ -48,6 +49,9 @@ def search(
         str, typer.Option(help="same, bounded or any: how far the batch may change the training.")
     ] = "same",
     mem_limit: MemLimit = None,
+    verify_accuracy: Annotated[
+        str | None, typer.Option(help="Then train your settings and the best, half of this time each (10m).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler and of the order of finalists.")] = 0,
     name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
@@ -56,6 +60,9 @@ def search(
     assume_transport: Annotated[
         str | None,
         typer.Option(help="socket, ib, shm or p2p: search NCCL's settings of it, whatever NCCL's log says."),
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="wandb, mlflow or wandb,mlflow: each trial becomes a run there too.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
@@ -83,10 +90,12 @@ def search(
         out=out,
         training=training,
         mem_limit=mem_limit,
+        verify_accuracy=verify_accuracy,
         resume=resume,
         given=_typed(ctx),
         dry_run=dry_run,
         assume_transport=assume_transport,
+        track=track,
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )
@@ -190,7 +199,25 @@ def train(
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     place = nodes(nnodes, node_rank, rdzv_endpoint)
-    return run_train(run, parse_pairs(pairs or [], full_training=True), place)
+    return run_train(run, parse_pairs(pairs or [], full_training=True), place, say=functools.partial(print, flush=True))
+
+
+@app.command()
+def recheck(
+    run: Annotated[str, typer.Argument(help="A run folder, its best/ folder, or a copy of that.")],
+    pairs: Pairs = None,
+    gpus: Annotated[str | None, typer.Option(help="As in search. Without: those of the receipt.")] = None,
+    budget: Annotated[str, typer.Option(help="90s, 5m, ...: everything from Enter to the answer.")] = "5m",
+    force: Annotated[bool, typer.Option("--force", help="As in search.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the answer, for machines.")] = False,
+) -> int:
+    """Measure winner and baseline of a receipt again: is it still the winner here? Exit code 5 when it is not."""
+    from autotune.question import command_line
+    from autotune.recheck import run_verb
+
+    asked = {"pairs": pairs or (), "gpus": gpus, "budget": budget, "force": force, "began": _BEGAN.get("s")}
+    say = functools.partial(print, flush=True)
+    return run_verb(run, as_json=as_json, say=say, command=command_line(sys.argv[1:]), **asked)
 
 
 @app.command()

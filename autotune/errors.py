@@ -13,6 +13,7 @@ EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_ENVIRONMENT = 3
 EXIT_NO_TRIAL = 4
+EXIT_RECHECK = 5
 EXIT_INTERRUPTED = 130
 STORAGE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """What a full or broken disk says, whatever was being written."""

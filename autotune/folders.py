@@ -81,6 +81,19 @@ def run_folder(path: str) -> RunDir:
     return RunDir(folder.resolve())
 
 
+def find_winner(path: str) -> Path:
+    """RUN, RUN/best or winner.json -> winner.json.
+
+    Raises:
+        InputError: there is none.
+    """
+    given = Path(path)
+    for candidate in (given, given / "winner.json", given / "best" / "winner.json"):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"no winner.json in {path}", "give a run folder, its best/ folder, or winner.json")
+
+
 def git_state() -> str | None:
     """Commit of this checkout of autotune, '+' when it was changed; None when it is an installed wheel."""
     root = Path(autotune.__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.machine.memory import MemoryLimit, memory_limit
 from autotune.machine.nccl import nccl_files, nccl_set
-from autotune.run.dataset import inspect_dataset
+from autotune.run.dataset import DatasetInfo, inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
 from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
@@ -30,6 +30,7 @@ from autotune.space.context import Context, workers_cap
 from autotune.space.ranks import check_batch, count_ranks
 from autotune.space.space import SearchSpace, load_space
 from autotune.space.yolo_args import job_args, parse_pairs, resolve_model, task_of
+from autotune.trackers import parse_track
 
 DEMO_IMGSZ_CPU: Final = 128
 DEFAULT_MODEL: Final = "yolo11n.yaml"
@@ -71,11 +72,15 @@ class Request:
     training: str = "same"
     mem_limit: str | None = None
     """Of one rank, such as 3GiB."""
+    verify_accuracy: str | None = None
+    """Time for two real trainings after the search, such as 10m."""
     dry_run: bool = False
     assume_transport: str | None = None
     """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
+    track: str | None = None
+    """Trackers that hear of the search: wandb, mlflow, or both with a comma."""
     given: frozenset[str] = frozenset()
     """Names of the flags that were typed: with `resume` they must agree."""
     command: str = ""
@@ -103,13 +108,17 @@ class Question:
     space: SearchSpace
     ctx: Context
     out: Path
-    has_data: bool
-    """False for a dry run on the demo set, which needs no images."""
+    dataset: DatasetInfo | None
+    """None for a dry run on the demo set, which needs no images."""
     headline: str
     segment: SegmentSettings
     memory: MemoryLimit
+    verify_s: float | None = None
+    """Of --verify-accuracy, on top of the budget."""
     notes: tuple[str, ...] = ()
     """What the user should see beside the result."""
+    track: tuple[str, ...] = ()
+    """Names of trackers."""
     nccl_set: dict[str, str] = field(default_factory=dict)
     """What the user has set of NCCL: variable -> `value (where)`; empty where NCCL has nothing to do."""
 
@@ -127,11 +136,13 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
     """
     began = time.monotonic() if request.began is None else request.began
     budget_s = parse_budget(request.budget)
+    verify_s = parse_budget(request.verify_accuracy, "--verify-accuracy") if request.verify_accuracy else None
     check_strategy(request.strategy)
     check_objective(request.objective)
     if request.training not in ("same", "bounded", "any"):
         raise InputError(f"--training {request.training} is not known", "use same, bounded or any")
     assumed = _assumed(request.assume_transport)
+    track = parse_track(request.track)
     user = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
     args = job_args(user)
     machine = read_machine()
@@ -163,6 +174,8 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
                 observer(PhaseStarted(t_s=time.monotonic() - began, phase="setup", note="drawing the demo set, once"))
         dataset = inspect_dataset(str(demo_dataset()) if demo else str(user["data"]), task)
     job["data"] = dataset.data if dataset else "demo"
+    if (weights := Path(str(job.get("pretrained")))).is_file():
+        job["pretrained"] = str(weights.resolve())  # a trial, and launch.sh, start in another folder
     ctx = Context(
         machine=machine,
         task=task,
@@ -200,11 +213,13 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         space=space,
         ctx=ctx,
         out=out,
-        has_data=dataset is not None,
+        dataset=dataset,
         headline=_headline(request, user, job, space.name, _where(machine, gpus, n_ranks)),
         segment=segment_settings(device, budget_s),
         notes=_mixed(machine, gpus),
         memory=memory,
+        track=track,
+        verify_s=verify_s,
         nccl_set=nccl_set(os.environ) if ctx.device == "cuda" and ctx.n_ranks > 1 else {},
     )
 

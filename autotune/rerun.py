@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from autotune.contract import Nodes, RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
 from autotune.errors import InputError
+from autotune.folders import find_winner
 from autotune.machine.facts import read_machine, resolve_gpus
 from autotune.space.ranks import check_batch
 from autotune.space.yolo_args import yolo_defaults
@@ -68,19 +69,6 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
         return TrialDir(again), run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=not trace)
 
 
-def find_winner(path: str) -> Path:
-    """RUN, RUN/best or winner.json -> winner.json.
-
-    Raises:
-        InputError: there is none.
-    """
-    given = Path(path)
-    for candidate in (given, given / "winner.json", given / "best" / "winner.json"):
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"no winner.json in {path}", "give a run folder, its best/ folder, or winner.json")
-
-
 def nodes(n_nodes: int, node_rank: int, rdzv_endpoint: str | None) -> Nodes | None:
     """This machine's place among several, as typed; None: it trains alone.
 
@@ -98,7 +86,12 @@ def nodes(n_nodes: int, node_rank: int, rdzv_endpoint: str | None) -> Nodes | No
     return Nodes(n_nodes=n_nodes, node_rank=node_rank, rdzv_endpoint=str(rdzv_endpoint))
 
 
-def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -> int:
+def train(
+    path: str,
+    overrides: Mapping[str, Any],
+    place: Nodes | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> int:
     """Train the winner in full, with the mixin of the trials; ordinary Ultralytics results in the current folder.
 
     Args:
@@ -106,6 +99,7 @@ def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -
         overrides: YOLO arguments that win over the file's; `resume` continues a checkpoint. Another `device` trains
             on as many ranks as it names GPUs.
         place: this machine's among several; each runs as many ranks.
+        say: given the line that tells whether the receipt's promise was kept, when there is one.
 
     Returns:
         Exit status of the training.
@@ -113,10 +107,12 @@ def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -
     Raises:
         InputError: no winner, or one of a simulated run; its GPUs are not here; its batch does not divide.
     """
+    from autotune.report.promises import check_promise
     from autotune.run.launch import argv, environment
     from autotune.run.supervise import run_tree, start_cold
 
-    winner = read_json(find_winner(path), Winner)
+    found = find_winner(path)
+    winner = read_json(found, Winner)
     if winner.simulated:
         raise InputError(f"{path} comes from a simulated run (--dry-run)", "run the search without --dry-run first")
     args = {**winner.train_args, **overrides}
@@ -156,12 +152,15 @@ def train(path: str, overrides: Mapping[str, Any], place: Nodes | None = None) -
         )
         write_json(directory.spec, spec)
         tag = uuid.uuid4().hex
-        end = run_tree(
-            partial(start_cold, argv(spec, directory), env=environment(spec, directory, tag), cwd=Path.cwd(), log=None),
-            tag=tag,
-            poll=lambda _: None,
-            interrupt_s=FINISH_S,
+        start = partial(
+            start_cold, argv(spec, directory), env=environment(spec, directory, tag), cwd=Path.cwd(), log=None
         )
+        try:
+            end = run_tree(start, tag=tag, poll=lambda _: None, interrupt_s=FINISH_S)
+        finally:  # after a Ctrl-C, of the epochs that there are
+            nodes = place.n_nodes if place else 1
+            if kept := check_promise(found.parent, winner, overrides, directory.epochs, n_nodes=nodes):
+                say(kept.sentence)
     return end.returncode
 
 

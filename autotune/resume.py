@@ -81,7 +81,9 @@ def as_asked(request: Request, run: Earlier) -> Request:
         raise InputError(f"--name differs: this run is {info.name}", _HINT)
     if request.space and dump_space(load_space(request.space)) != dump_space(load_space(str(run.run_dir.space))):
         raise InputError(f"the space differs: --space {request.space} is not the {info.space} of this run", _HINT)
-    user = {key: info.train_args[key] if key in ("model", "data") else v for key, v in info.user_args.items()}
+    user = {
+        key: info.train_args[key] if key in ("model", "data", "pretrained") else v for key, v in info.user_args.items()
+    }
     today = parse_pairs(request.pairs) if request.user_args is None else dict(request.user_args)
     gpus = request.gpus
     if gpus is None and "device" not in today:

@@ -100,7 +100,7 @@ def test_unwritable_out(tmp_path: Path) -> None:
     assert autotune("search", "--out", "/proc/results").code == 2
 
 
-@pytest.mark.parametrize("verb", ["report", "export", "train", "trial"])
+@pytest.mark.parametrize("verb", ["report", "export", "train", "trial", "recheck"])
 def test_not_one_of_our_folders(verb: str, tmp_path: Path) -> None:
     answer = autotune(verb, tmp_path)
     assert answer.code == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import autotune as package
-from autotune import question
+from autotune import accuracy, question
 from autotune.contract import (
     TRIALS_CSV_COLUMNS,
     RunDir,
@@ -32,7 +32,7 @@ from tests.cli import rows as csv_rows
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     out = tmp_path_factory.mktemp("a run é")
-    return out, autotune("search", "--dry-run", "--budget", "10m", "--out", out, "epochs=50")
+    return out, autotune("search", "--dry-run", "--budget", "10m", "--verify-accuracy", "5m", "--out", out, "epochs=50")
 
 
 def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said]) -> None:
@@ -48,6 +48,7 @@ def test_it_ends_well_and_says_that_it_is_simulated(searched: tuple[Path, Said])
     )
     best = (searched[0] / "latest" / "best" / "best.yaml").read_text()
     assert "SIMULATED" in best
+    assert best.splitlines()[0].count("SIMULATED") == 1
 
 
 def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
@@ -66,12 +67,18 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     assert tuple(rows[0])[: len(TRIALS_CSV_COLUMNS)] == TRIALS_CSV_COLUMNS
     assert [r["role"] for r in rows].count("finalist") == 3 * summary.verdict.n_blocks
     assert {int(r["number"]) for r in rows} == {int(p.name) for p in (run / "trials").iterdir() if p.name.isdigit()}
+    assert summary.memory is not None
+    assert (summary.memory.holds is None, summary.memory.evidence["simulated"]) == (False, True)
+    assert summary.memory.sentence.startswith("simulated: ")
+    assert (accuracy.DRY in summary.notes, summary.accuracy) == (True, None)
+    assert "memory: **" in (run / "best" / "README.md").read_text()
     events = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"
-    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json"} <= {
+    assert {"best.yaml", "winner.json", "env.sh", "launch.sh", "receipt.json", "Dockerfile", "k8s.yaml"} <= {
         p.name for p in (run / "best").iterdir()
     }
+    assert "\ntorch==" in (run / "best" / "constraints.txt").read_text()
     assert "SIMULATED" in (run / "report.html").read_text().upper()
     assert not (run / ".data").exists()
 
@@ -207,7 +214,7 @@ def test_spaces() -> None:
 
 
 def test_the_list_of_verbs_and_flags_is_frozen() -> None:
-    verbs = ["search", "report", "export", "trial", "train", "batch", "spaces", "doctor"]
+    verbs = ["search", "report", "export", "trial", "train", "recheck", "batch", "spaces", "doctor"]
     lines = []
     for verb in verbs:
         said = autotune(verb, "--help")

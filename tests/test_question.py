@@ -82,3 +82,15 @@ def test_the_space_is_prepared_with_what_is_assumed_and_with_what_was_seen(tmp_p
     seen = port.prepare({}, None, transport=Transport(pairs={"0-1": "SHM"}))
     assert {"nccl_socket", "nccl_p2p_level"} <= seen.domain.keys()
     assert "InfiniBand" in seen.frozen["nccl_ib_qps"]
+
+
+def test_weights_named_from_this_folder_are_found_from_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A trial runs in its own folder, and launch.sh is started from anywhere."""
+    (tmp_path / "own.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    asked = understand(Request(pairs=("pretrained=own.pt",), dry_run=True, out=str(tmp_path)))
+    assert asked.job["pretrained"] == str(tmp_path / "own.pt")
+    again = understand(Request(pairs=("pretrained=false",), dry_run=True, out=str(tmp_path)))
+    assert again.job["pretrained"] is False

@@ -17,9 +17,11 @@ from autotune.contract.events import (
     TrialStarted,
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
+from autotune.contract.probes import UNFELT, UNTIMED, EpochEnd, Probe, Sizes
 from autotune.contract.run import (
     Ablation,
     Accuracy,
+    Comparison,
     Finalist,
     FinalistName,
     Gpu,
@@ -37,15 +39,10 @@ from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
     JOB_TERMS,
-    UNFELT,
-    UNTIMED,
     Deadlines,
-    EpochEnd,
     Nodes,
-    Probe,
     RankRecord,
     SegmentSettings,
-    Sizes,
     TrialResult,
     TrialSpec,
     interrupted,
@@ -64,6 +61,7 @@ __all__ = [
     "WARM_ROLES",
     "Ablation",
     "Accuracy",
+    "Comparison",
     "Deadlines",
     "EpochEnd",
     "Event",

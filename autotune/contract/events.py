@@ -82,6 +82,8 @@ class RunEnded:
     t_s: float
     exit_code: int
     sentence: str
+    also: tuple[str, ...] = ()
+    """What else there is to say, a line each."""
     next_commands: tuple[str, ...] = ()
     kind: Literal["run_ended"] = "run_ended"
 

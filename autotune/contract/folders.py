@@ -71,6 +71,11 @@ class TrialDir:
         """TraceSummary, written by rank 0 of a traced trial."""
         return self.path / "trace_summary.json"
 
+    @property
+    def epochs(self) -> Path:
+        """Rank 0 of a full training writes a line an epoch: `seconds steps_s val_s closed`."""
+        return self.path / "epochs.txt"
+
     def rank(self, rank: int) -> Path:
         """RankRecord of one rank, written once by it at its end."""
         return self.path / f"rank{rank}.json"
@@ -127,6 +132,16 @@ class RunDir:
     def best(self) -> Path:
         """The exported files."""
         return self.path / "best"
+
+    @property
+    def rechecks(self) -> Path:
+        """Folder of the folders that `autotune recheck` writes."""
+        return self.path / "rechecks"
+
+    @property
+    def promises(self) -> Path:
+        """One line a full training: what was promised, what came."""
+        return self.path / "promises.jsonl"
 
     @property
     def report(self) -> Path:

@@ -61,6 +61,20 @@ class Finalist:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Baseline over winner on the objective, from interleaved blocks of fresh runs: above 1, the winner is faster."""
+
+    speedup: float
+    ci95_lo: float
+    ci95_hi: float
+    n_blocks: int
+    sigma_run_frac: float
+    """Run-to-run standard deviation of the logarithm."""
+    df: int
+    """Its degrees of freedom."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The claim: from finalist runs only (MEASURING 5)."""
 
@@ -254,6 +268,12 @@ class RunInfo:
     nccl_set: dict[str, str] = field(default_factory=dict)
     """What the user had set of NCCL when the run began: variable -> `value (where)`."""
     versions: dict[str, str] = field(default_factory=dict)
+    distributions: dict[str, str] = field(default_factory=dict)
+    """Distribution -> exact version, of all that the training and autotune import (machine/distributions.py)."""
+    data_folders: tuple[str, ...] = ()
+    """Where images and labels lie, beside `data`: a container must find them at the same paths."""
+    datasets_dir: str | None = None
+    """What a relative `path:` of the dataset's YAML starts from; None: it is absolute, or not given."""
     git: str | None = None
 
 

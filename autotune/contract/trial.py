@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from autotune.contract.probes import EpochEnd, Probe, Sizes
 from autotune.contract.steps import StepColumns
 from autotune.contract.words import FORMAT, Outcome, Params, Role
 
@@ -40,35 +41,6 @@ class Deadlines:
     total_s: float = 600.0
     grace_s: float = 5.0
     """Between SIGTERM and SIGKILL."""
-
-
-Probe = Literal["data", "compute", "sizes", "losses", "no_sync", "one_rank", "memory", "epoch_end", "certificate"]
-"""data: the loader alone; compute: the same step on batches that were kept, no loader; sizes: what a step keeps in
-memory; losses: the loss of every step; no_sync: the same training with gradients that stay on their rank; one_rank: one
-rank alone, with the batch that each of several has; memory: the peak with a smaller batch; epoch_end: a real end of an
-epoch, with validation and checkpoint, and then the step without mosaic; certificate: the peak where the job needs most
-memory."""
-UNTIMED: Final[frozenset[Probe]] = frozenset({"sizes", "losses", "certificate"})
-"""Probes whose record has no measured window: what they were run for stands in a field of its own."""
-_OF_THE_STEP: Final = frozenset(
-    {
-        *("amp", "compile", "channels_last", "deterministic", "cudnn_benchmark", "alloc_conf", "fp32_precision"),
-        *("activation_memory_budget", "fused_sgd", "log_every", "stride_on_cpu", "empty_cache"),
-        *("bucket_cap_mb", "gradient_as_bucket_view", "batched_grad_copy", "static_graph", "find_unused_parameters"),
-        *("ddp_wrap", "no_sync", "blocking_wait", "nccl_backend", "nccl_socket", "nccl_p2p_level", "nccl_ctas"),
-        *("nccl_buffsize", "nccl_algo", "nccl_ib_qps"),
-    }
-)
-UNFELT: Final[dict[Probe, frozenset[str]]] = {
-    "data": frozenset({*_OF_THE_STEP, "val_workers"}),
-    "compute": frozenset({"workers", "cache", "prefetch_factor", "val_workers"}),
-    "no_sync": frozenset(),
-    "one_rank": frozenset(),
-    "memory": frozenset(),
-    "epoch_end": frozenset(),
-    "certificate": frozenset(),
-}
-"""Knobs that a probe does not feel: one probe stands for all their values. Knobs that are not named here are felt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,51 +90,8 @@ class TrialSpec:
     """Steps of probe `losses`."""
     n_images: int | None = None
     """Training images of the job, where the trial is given only some of them (probe `sizes`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """What one rank of a job keeps in memory, measured on the CPU in fp32 (probe `sizes`)."""
-
-    parameters_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    """Of its state after a step."""
-    ema_bytes: int
-    """The moving average of parameters and buffers that Ultralytics keeps on every rank."""
-    buffers_bytes: int
-    activations_bytes: int
-    """Of one image: what autograd saves in forward pass and loss until the backward pass, weights left out."""
-    activations_px: tuple[int, ...]
-    """Sides of the images that it was measured on: the job's own, or two smaller ones where that one is large."""
-    optimizer: str
-    """What the job's optimizer is; `auto` is resolved."""
-
-    @property
-    def state_bytes(self) -> int:
-        """All that does not depend on the batch; what sharding could spread over ranks."""
-        parts = (self.parameters_bytes, self.gradients_bytes, self.optimizer_bytes, self.ema_bytes, self.buffers_bytes)
-        return sum(parts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochEnd:
-    """What one rank measured around a real end of an epoch (probe `epoch_end`), in seconds."""
-
-    val_s: float | None = None
-    """One validation of the whole set; None: the job has val=False."""
-    val_n_batches: int = 0
-    """Of the whole set."""
-    val_n_timed: int = 0
-    """Of these were run; where fewer than all, val_s is extrapolated."""
-    save_s: float | None = None
-    """One checkpoint; None: the job has save=False."""
-    rest_s: float | None = None
-    """The remainder between the last step of an epoch and the first of the next: csv, callbacks, memory clearing."""
-    reset_s: float | None = None
-    """Once: the loader's restart where the mosaic closes; None: the job has no such epochs."""
-    final_s: float | None = None
-    """Once, after the last epoch: evaluation of the best checkpoint, and plots."""
+    private: bool = False
+    """With role `train`: in a world of its own, as every trial is; nobody's trackers hear of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +129,8 @@ class RankRecord:
     """Of probe `losses`: a checksum of each step's images; equal where the batches are."""
     epoch_end: EpochEnd | None = None
     """Of probe `epoch_end`."""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    """Of probe `certificate`, what was run (MemoryCertificate.evidence)."""
 
 
 JOB_TERMS: Final = (
@@ -211,8 +142,11 @@ JOB_TERMS: Final = (
     "val_s",
     "save_s",
     "epoch_end_s",
+    "warmup_s",
+    "final_s",
 )
-"""Terms of T(job), MEASURING 4; the ones not measured are None in TrialResult.job_terms."""
+"""Terms of T(job), MEASURING 4; the ones not known are None in TrialResult.job_terms. warmup_s: the optimizer steps
+that only the warm-up epochs have, in which `accumulate` grows; final_s: evaluation of the best checkpoint, plots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +163,8 @@ class TrialResult:
     took_s: float
     job_s: float | None = None
     job_terms: dict[str, float | None] = field(default_factory=dict)
+    job_estimated: tuple[str, ...] = ()
+    """Names of the terms that were not measured with this configuration: estimated from the baseline's."""
     images_per_s: float | None = None
     """All ranks together; total images / total time of the measured window."""
     ci95_lo: float | None = None
@@ -255,6 +191,8 @@ class TrialResult:
     """Of probe `losses`: equal where the images of all ranks are, a step each."""
     epoch_end: EpochEnd | None = None
     """Of probe `epoch_end`; images_per_s is then the rate without mosaic."""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    """Of probe `certificate`, what rank 0 ran."""
     energy_j: float | None = None
     """Of all GPUs over the measured window."""
     n_steps: int = 0

@@ -64,6 +64,41 @@ def differences(then: Machine, now: Machine) -> str:
     return "; ".join(f"{name} {a[name]} then, {b[name]} now" for name in a if a[name] != b[name])
 
 
+def changes(then: Machine, now: Machine) -> tuple[str, ...]:
+    """Everything that may matter and is another, in words: `torch 2.14.0, now 2.15.0`; the fingerprint's facts first.
+
+    Args:
+        then: an earlier record.
+        now: from read_machine.
+    """
+    a, b = (_facts(m.gpus, m.cpu, m.n_cores, m.ram_bytes, m.driver, m.versions) for m in (then, now))
+    said = []
+    if a.pop("GPUs") != b.pop("GPUs"):
+        shown = _memories if describe(then) == describe(now) else describe
+        said.append(f"GPUs: {shown(then)}, now {shown(now)}")
+    said += [f"{_WORDS.get(name, name)} {_said(a[name])}, now {_said(b[name])}" for name in a if a[name] != b[name]]
+    others = sorted((then.versions.keys() | now.versions.keys()) - a.keys())
+    was, are = then.versions, now.versions
+    said += [f"{n} {_said(was.get(n))}, now {_said(are.get(n))}" for n in others if was.get(n) != are.get(n)]
+    if then.n_cores_host != now.n_cores_host:
+        said.append(f"cores of the host {then.n_cores_host}, now {now.n_cores_host}")
+    if then.hostname != now.hostname:
+        said.append(f"host name {then.hostname}, now {now.hostname}")
+    return tuple(said)
+
+
+_WORDS = {"cores": "usable cores", "driver": "NVIDIA driver"}
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _memories(machine: Machine) -> str:
+    """GPUs that only their memory tells apart."""
+    return " + ".join(f"{_gpu_name(g.name)} with {g.mem_bytes / 2**30:.0f} GiB" for g in machine.gpus)
+
+
 def _facts(
     gpus: tuple[Gpu, ...], cpu: str, n_cores: int, ram_bytes: int, driver: str | None, versions: Mapping[str, str]
 ) -> dict[str, Any]:

@@ -40,6 +40,7 @@ _PURPOSES = (
     "probes",
     "finalists",
     "report",
+    "accuracy",
     "overhead",
 )
 _PURPOSE_WORDS = {
@@ -48,6 +49,7 @@ _PURPOSE_WORDS = {
     "sentinels": "yours again (drift)",
     "probes": "probes",
     "finalists": "confirming the winner",
+    "accuracy": "verifying the accuracy",
     "overhead": "the search itself",
 }
 _SPENT_ON = {"baseline": "baseline", "sentinel": "sentinels", "probe": "probes", "finalist": "finalists"}

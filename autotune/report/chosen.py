@@ -44,7 +44,7 @@ class Chosen:
         """What is known about its speed, in one line, with its labels."""
         label = SIMULATED if self.info.simulated else ""
         if self.confirmed:
-            return label + self.summary.verdict.sentence
+            return label + self.summary.verdict.sentence.removeprefix("SIMULATED: ")  # said once is enough
         r = self.result
         figure = f"{r.images_per_s:.5g} images/s" if r.images_per_s is not None else "not measured"
         if r.ci95_lo is not None and r.ci95_hi is not None:

@@ -5,16 +5,22 @@ Made from the run folder alone, whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from autotune.contract import FORMAT, RunDir, RunInfo, Winner, to_dict, write_json
-from autotune.errors import InputError, MachineError
+from autotune.contract import RunDir, RunInfo, TrialResult, Winner, read_json, write_json
+from autotune.errors import FormatError, InputError, MachineError
+from autotune.report.before_after_table import as_markdown, before_after_rows
+from autotune.report.certificates import readme_lines
 from autotune.report.chosen import Chosen, choose, keeper, yaml_header
-from autotune.report.shell import env_sh, launch_sh, one_line
-from autotune.report.yolo_yaml import changes_training, check_with_yolo, job_args, yolo_yaml
+from autotune.report.container import constraints_txt, container_of, dockerfile
+from autotune.report.container_yaml import compose_yaml, k8s_yaml
+from autotune.report.export_readme import readme
+from autotune.report.receipt import receipt_of
+from autotune.report.shell import env_sh, launch_sh
+from autotune.report.yolo_yaml import check_with_yolo, yolo_yaml
 from autotune.run.transport import LOGGING
 
 
@@ -102,67 +108,30 @@ def _write_all(folder: Path, chosen: Chosen, run: RunDir) -> None:
     (folder / "env.sh").write_text(env_sh(winner, chosen.claim), encoding="utf-8", errors="surrogateescape")
     (folder / "launch.sh").write_text(launch_sh(winner, chosen.claim, info.gpus), encoding="utf-8")
     (folder / "launch.sh").chmod(0o755)
-    files = sorted([*(p.name for p in folder.iterdir()), "README.md", "receipt.json"])
-    (folder / "README.md").write_text(_readme(files, chosen), encoding="utf-8")
-    write_json(folder / "receipt.json", _receipt(files, chosen, winner))
-
-
-def _commands(chosen: Chosen) -> dict[str, str]:
-    """What was typed, and what to type next."""
-    return {
-        "search": chosen.info.command,
-        "launch": "bash launch.sh",
-        "yolo": "yolo train cfg=best.yaml",
-        "train": "python -m autotune train winner.json",
+    container = container_of(info, winner, chosen.machine, chosen.claim)
+    texts = {
+        "Dockerfile": dockerfile(container),
+        "compose.yaml": compose_yaml(container),
+        "k8s.yaml": k8s_yaml(container),
+        "constraints.txt": constraints_txt(info),
     }
+    files = sorted([*(p.name for p in folder.iterdir()), *texts, "README.md", "receipt.json"])
+    texts["README.md"] = readme(files, chosen, container, _table(run, chosen), _certified(chosen))
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    write_json(folder / "receipt.json", receipt_of(files, chosen, winner, run))
 
 
-def _receipt(files: list[str], chosen: Chosen, winner: Winner) -> dict[str, Any]:
-    """receipt.json: what the claim rests on."""
-    info, verdict, r = chosen.info, chosen.summary.verdict, chosen.result
-    return {
-        "format": FORMAT,
-        "run": info.name,
-        "started": info.started,
-        "files": files,
-        "number": r.number,
-        "confirmed": chosen.confirmed,
-        "simulated": info.simulated,
-        "claim": chosen.claim,
-        "objective": info.objective,
-        "training": info.training,
-        "changes_training": changes_training(chosen.args, job_args(info)),
-        "fingerprint": winner.fingerprint,
-        "machine": to_dict(chosen.machine),
-        "verdict": to_dict(verdict) if chosen.confirmed else None,
-        "numerics": to_dict(chosen.summary.numerics) if chosen.confirmed else None,
-        "search_measurement": {
-            k: getattr(r, k) for k in ("images_per_s", "ci95_lo", "ci95_hi", "job_s", "wait_frac", "n_steps")
-        },
-        "params": to_dict(r.params),
-        "baseline_params": to_dict(info.baseline_params),
-        "effective": to_dict(r.effective),
-        "resolved": to_dict(info.resolved),
-        "commands": _commands(chosen),
-        "versions": dict(info.versions),
-        "git": info.git,
-        "budget_s": info.budget_s,
-        "seed": info.seed,
-    }
+def _table(run: RunDir, chosen: Chosen) -> str:
+    """Before and after, as Markdown; from every result that can be read."""
+    results = []
+    for _, directory in run.numbered():
+        with contextlib.suppress(FormatError):
+            results.append(read_json(directory.result, TrialResult))
+    rows = before_after_rows(chosen.info, chosen.machine, chosen.summary, results, chosen.result.number)
+    return as_markdown(rows, chosen.info.simulated)
 
 
-def _readme(files: list[str], chosen: Chosen) -> str:
-    """README.md: what each file is."""
-    what = {
-        "winner.json": "the configuration, whole: YOLO arguments, environment, patches; read by `autotune train`",
-        "best.yaml": "its part that plain YOLO understands: `yolo train cfg=best.yaml`",
-        "keep-training.yaml": "the fastest configuration that keeps the training the same as yours",
-        "env.sh": "its environment variables",
-        "launch.sh": "starts the full training: `bash launch.sh`, `bash launch.sh epochs=300`",
-        "receipt.json": "figures with their intervals, machine, versions, commands",
-    }
-    lines = [f"# {one_line(chosen.info.name)}", "", one_line(chosen.claim), ""]
-    lines += [f"- `{name}`: {what[name]}" for name in files if name in what]
-    if chosen.confirmed and chosen.summary.numerics:
-        lines += ["", f"Numerics: {one_line(chosen.summary.numerics.sentence)}."]
-    return "\n".join(lines) + "\n"
+def _certified(chosen: Chosen) -> list[str]:
+    """The certificates of the winner, a line each."""
+    return readme_lines(chosen.summary, chosen.info, chosen.args) if chosen.confirmed else []

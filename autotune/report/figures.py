@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from autotune.report.before_after_table import before_after_table
 from autotune.report.cards import Card
+from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
+from autotune.report.cards_promise import promise_kept
 from autotune.report.cards_ranks import ranks
 from autotune.report.cards_result import before_after, sentinels, what_changed
 from autotune.report.cards_search import best_so_far, ledger
@@ -15,8 +18,10 @@ from autotune.report.cards_tables import environment, trials
 from autotune.report.load import RunData
 
 FIGURES: dict[str, Callable[[RunData], Card]] = {
+    "before_after_table": before_after_table,
     "before_after": before_after,
     "what_changed": what_changed,
+    "certificates": certificates,
     "job_time": job_time,
     "ceilings": ceilings,
     "step_anatomy": step_anatomy,
@@ -31,3 +36,6 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "environment": environment,
 }
 """In the order of the page."""
+
+LATER: dict[str, Callable[[RunData], Card | None]] = {"promise_kept": promise_kept}
+"""After those: what came after the run, left out while nothing has."""

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from autotune.report import words
 from autotune.report.cards import OUTCOME_COLOURS, Card
-from autotune.report.figures import FIGURES
+from autotune.report.figures import FIGURES, LATER
 from autotune.report.load import RunData, load_run
 
 _STATUS_WORDS = {"gain": "gain confirmed", "no_gain": "no gain", "unconfirmed": "not confirmed"}
@@ -47,6 +47,7 @@ def render(run: RunData) -> str:
         lstrip_blocks=True,
     )
     cards = {name: draw(run) for name, draw in FIGURES.items()}
+    cards |= {name: card for name, later in LATER.items() if (card := later(run))}
     return env.get_template("page.html.jinja").render(
         run=run,
         cards=cards,

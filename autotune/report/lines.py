@@ -32,7 +32,8 @@ def say(console: Console, text: str) -> None:
 
 def say_end(console: Console, event: RunEnded) -> None:
     """The product: what was won, and the commands to use next."""
-    say(console, event.sentence)
+    for line in (event.sentence, *event.also):
+        say(console, line)
     for command in event.next_commands:
         say(console, f"  {command}")
 
@@ -61,6 +62,8 @@ def trial_line(state: State, event: TrialEnded) -> str:
     if r.role == "probe":
         rate = words.rate(r.images_per_s, r.ci95_lo, r.ci95_hi) if r.outcome.measured else f"{r.outcome}: {r.error}"
         rate = f"of {words.plural(len(r.losses), 'step')}" if r.losses else rate
+        if (end := r.epoch_end) is not None:
+            rate = f"validation {words.seconds(end.val_s)}, checkpoint {words.seconds(end.save_s)}, then {rate}"
         what = words.PROBES.get(r.probe or "", "probe")
         parts = [f"trial {r.number} {what} {rate}", words.seconds(r.took_s)]
         return " ".join([*parts, words.assignments(event.changes)] if event.changes else parts)

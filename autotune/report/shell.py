@@ -46,6 +46,11 @@ def env_sh(winner: Winner, claim: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def through_autotune(winner: Winner) -> bool:
+    """True where plain YOLO cannot start what was measured: a setting that it has no argument for, or CPU ranks."""
+    return bool(winner.patches) or (winner.n_ranks > 1 and str(winner.train_args.get("device")) == "cpu")
+
+
 def launch_sh(winner: Winner, claim: str, gpus: Sequence[str] = ()) -> str:
     """launch.sh: plain `yolo` when YOLO's own arguments are all there is, else our trainer with the patches.
 
@@ -68,8 +73,10 @@ def launch_sh(winner: Winner, claim: str, gpus: Sequence[str] = ()) -> str:
         if device != (first := ",".join(map(str, range(winner.n_ranks)))) and winner.n_ranks > 1:
             # NCCL may bind rank i to visible GPU i whatever device= says (KNOBS 0.3): show it only the ones that count.
             why += f"\n# GPUs {one_line(device)}, which are then numbers {first}."
-            shown = shlex.quote(",".join(gpus))
-            start = f'export CUDA_VISIBLE_DEVICES={shown}\nexec yolo train cfg="$here/best.yaml" device={first} "$@"'
+            why += "\n# A container sees only the GPUs that it is given, and says in AUTOTUNE_GPUS which these are."
+            start = f"gpus={shlex.quote(','.join(gpus))}\n"
+            start += 'export CUDA_VISIBLE_DEVICES="${AUTOTUNE_GPUS:-$gpus}"\n'
+            start += f'exec yolo train cfg="$here/best.yaml" device={first} "$@"'
     return "\n".join(
         [
             "#!/usr/bin/env bash",
@@ -77,7 +84,10 @@ def launch_sh(winner: Winner, claim: str, gpus: Sequence[str] = ()) -> str:
             "# Anything you add is passed on:  bash launch.sh epochs=300",
             why,
             "set -euo pipefail",
-            'here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"',
+            "# The folder of this file, whatever its name is and wherever it is started from.",
+            'here="${BASH_SOURCE[0]%/*}"',
+            '[[ "${BASH_SOURCE[0]}" == */* ]] || here=.',
+            '[[ "$here" == /* ]] || here="$PWD/$here"',
             "# shellcheck source=/dev/null",
             'source "$here/env.sh"',
             start,

@@ -16,6 +16,8 @@ PROBES: Final[dict[str, str]] = {
     "no_sync": "no sync",
     "one_rank": "one rank",
     "memory": "memory",
+    "epoch_end": "epoch end",
+    "certificate": "certificate",
 }
 """What a probe ran, as a label."""
 

@@ -101,7 +101,7 @@ def yolo_yaml(args: dict[str, Any], info: RunInfo, header: list[str]) -> str:
         value, was = values[key], _value(job, key)
         if key not in FIRST and value == was == defaults.get(key):
             continue
-        line = f"{key}: {_scalar(value)}"
+        line = f"{key}: {scalar(value)}"
         if note := _note(key, value, was, info):
             line = f"{line:<18}  # {one_line(note)}"
         lines.append(line)
@@ -164,7 +164,7 @@ def _note(key: str, value: Any, was: Any, info: RunInfo) -> str:
     elif key == "optimizer" and str(_value(info.train_args, key)).lower() == "auto" and str(value).lower() != "auto":
         parts.append("what 'auto' chose; with 'auto' lr0 and momentum would be ignored")
     if value != was:
-        parts.append(f"was {_scalar(was)}")
+        parts.append(f"was {scalar(was)}")
     return "; ".join(parts)
 
 
@@ -177,10 +177,10 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     """A YAML value on one line, whatever is in it."""
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_quoted(v) if isinstance(v, str) else _scalar(v) for v in value) + "]"
+        return "[" + ", ".join(_quoted(v) if isinstance(v, str) else scalar(v) for v in value) + "]"
     if isinstance(value, dict):
         return json.dumps(value)
     text = yaml.safe_dump(value, allow_unicode=True, width=_NO_FOLD).removesuffix("...\n").strip("\n")

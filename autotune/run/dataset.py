@@ -24,6 +24,7 @@ import yaml
 
 from autotune.contract import Value
 from autotune.errors import InputError, MachineError
+from autotune.run.places import folders_of, start_of
 from autotune.run.sources import Source, find_source, label_of
 
 SAMPLE: Final = 200
@@ -50,6 +51,10 @@ class DatasetInfo:
     """(height, width) in pixels of the train images, from a sample."""
     nc: int
     """Classes."""
+    folders: tuple[str, ...] = ()
+    """Absolute, none inside another; all images and labels of training and validation are in them."""
+    datasets_dir: str | None = None
+    """What a relative `path:` of the YAML starts from; None: it is absolute, or not given."""
 
 
 def inspect_dataset(data: str, task: str) -> DatasetInfo:
@@ -85,6 +90,8 @@ def inspect_dataset(data: str, task: str) -> DatasetInfo:
         mean_image_bytes=statistics.fmean(sizes),
         median_shape=(int(statistics.median(h for h, _ in shapes)), int(statistics.median(w for _, w in shapes))),
         nc=nc,
+        folders=folders_of(source),
+        datasets_dir=start_of(source),
     )
 
 

@@ -53,7 +53,7 @@ def environment(
 ) -> dict[str, str]:
     """The environment: the user's own, a private world for the trial, then the knobs of site ENV.
 
-    A full training (role train) keeps the user's YOLO settings, trackers and TMPDIR.
+    A full training (role train) keeps the user's YOLO settings, trackers and TMPDIR, unless it is private.
     """
     env = {
         k: v
@@ -78,7 +78,7 @@ def environment(
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine needs no name that can be resolved
     if spec.role != "train" or spec.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
-    if spec.role != "train":
+    if spec.role != "train" or spec.private:
         env |= {
             "YOLO_CONFIG_DIR": str(_settings(directory).resolve()),
             "YOLO_OFFLINE": "true",

@@ -46,7 +46,9 @@ def build_result(
         job=record.job,
         phases_s=record.phases_s,
         losses=tuple(map(fmean, zip(*(r.losses for r in records), strict=False))),
+        epoch_end=record.epoch_end,
         batch_ids=tuple(map("-".join, zip(*(r.batch_ids for r in records), strict=False))),
+        certificate=record.certificate,
     )
 
 

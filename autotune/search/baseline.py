@@ -17,7 +17,8 @@ from autotune.search.session import Session
 def measure_baseline(session: Session) -> None:
     """Run the user's own arguments, unchanged; when memory is short, with the largest halving of the batch that runs.
 
-    The study hears of it afterwards: only what really ran tells which values the domain has.
+    The study hears of it afterwards: only what really ran tells which values the domain has. What the baseline itself
+    is worth it is told when the ends of its epochs are measured (search/epoch_ends.py).
 
     Raises:
         NoTrialError: they do not run.
@@ -44,7 +45,8 @@ def measure_baseline(session: Session) -> None:
     finally:
         for attempt in session.ran[n_before:]:
             session.study.ask(attempt.result.params, role="baseline")
-            session.tell(attempt)
+            if session.baseline is None or attempt.number != session.baseline.number:
+                session.tell(attempt)
 
 
 def _half(batch: Any, n_ranks: int) -> int | None:

@@ -12,7 +12,9 @@ from typing import Final, Literal
 from autotune.contract import Role
 from autotune.errors import InputError
 
-Purpose = Literal["setup", "baseline", "trials_ok", "trials_lost", "sentinels", "probes", "finalists", "report"]
+Purpose = Literal[
+    "setup", "baseline", "trials_ok", "trials_lost", "sentinels", "probes", "finalists", "report", "accuracy"
+]
 PURPOSES: Final[tuple[Purpose, ...]] = (
     "setup",
     "baseline",
@@ -22,6 +24,7 @@ PURPOSES: Final[tuple[Purpose, ...]] = (
     "probes",
     "finalists",
     "report",
+    "accuracy",
 )
 PURPOSE_OF: Final[dict[Role, Purpose]] = {
     "baseline": "baseline",
@@ -36,7 +39,7 @@ _HINT: Final = "write it like 90s, 30m, 2h or 1h30m"
 _SHAPE: Final = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_S))
 
 
-def parse_budget(text: str) -> float:
+def parse_budget(text: str, flag: str = "--budget") -> float:
     """`90s`, `30m`, `2h`, `1h30m`, `1.5h` -> seconds.
 
     Raises:
@@ -44,10 +47,10 @@ def parse_budget(text: str) -> float:
     """
     match = _SHAPE.fullmatch(text.strip().lower().replace(" ", ""))
     if match is None or not any(match.groupdict().values()):
-        raise InputError(f"--budget {text!r} is not a time", _HINT)
+        raise InputError(f"{flag} {text!r} is not a time", _HINT)
     seconds = sum(float(n) * _UNIT_S[unit] for unit, n in match.groupdict().items() if n)
     if not 0 < seconds < float("inf"):
-        raise InputError(f"--budget {text!r} leaves no time to search", _HINT)
+        raise InputError(f"{flag} {text!r} leaves no time", _HINT)
     return seconds
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from autotune.contract import (
+    MemoryCertificate,
     NotTried,
     Numerics,
     Observer,
@@ -18,9 +19,10 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import capacity, communication, numerics, probes
+from autotune.search import capacity, certificates, communication, epoch_ends, numerics, posterior, probes
 from autotune.search.baseline import measure_baseline
-from autotune.search.finalists import Stage, make_stage, reserve_s, run_blocks, verdict_of
+from autotune.search.conclusion import verdict_of
+from autotune.search.finalists import Stage, make_stage, reserve_s, run_blocks
 from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
@@ -79,6 +81,7 @@ def _search(
     session.notes += [note] if note else []
     stage: Stage | None = None
     checked: Numerics | None = None
+    fits: MemoryCertificate | None = None
     try:
         try:
             if plan.past:
@@ -86,17 +89,20 @@ def _search(
             if session.baseline is None:
                 session.phase("baseline")
                 measure_baseline(session)
+            epoch_ends.of_baseline(session)
             capacity.of_baseline(session)
             communication.of_baseline(session)
             probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
+            epoch_ends.of_finalists(session, (r.result.params for r in posterior.candidates(session)))
             stage = make_stage(session, keep_s=_reserve_s(session))
             if stage is not None:
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
             probes.of_best(session, _winner(session, stage).result.params)
             if stage is not None and stage.winner is not None:
+                fits = certificates.check(session, stage.winner.result.params)
                 checked = numerics.check(session, stage.winner.result.params)
             measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
@@ -107,18 +113,24 @@ def _search(
             measured(False)
             _conclude(session, None, stopped_because=e.message, verdict=verdict_of(session, None))
             raise
-        verdict = verdict_of(session, stage)
+        verdict = certificates.warned(verdict_of(session, stage), fits)
         if stopped == INTERRUPTED and stage is None:
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
         elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):
             verdict = replace(verdict, sentence=f"{verdict.sentence}: {stopped}, give a longer --budget")
-        return _conclude(session, stage, stopped_because=stopped, verdict=verdict, checked=checked)
+        return _conclude(session, stage, stopped_because=stopped, verdict=verdict, checked=checked, fits=fits)
     finally:
         study.close()
 
 
 def _conclude(
-    session: Session, stage: Stage | None, *, stopped_because: str, verdict: Verdict, checked: Numerics | None = None
+    session: Session,
+    stage: Stage | None,
+    *,
+    stopped_because: str,
+    verdict: Verdict,
+    checked: Numerics | None = None,
+    fits: MemoryCertificate | None = None,
 ) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
@@ -137,6 +149,7 @@ def _conclude(
         frozen=session.frozen,
         notes=tuple(session.notes),
         numerics=checked,
+        memory=fits,
     )
     write_json(session.plan.run_dir.summary, summary)
     return summary
@@ -168,6 +181,7 @@ def explore(session: Session) -> str:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
         room_s = left_s - reserve_s(session, left_after_baseline_s) - _reserve_s(session)
+        room_s -= epoch_ends.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
         ordinary_s = session.price_s(proposals.baseline, warm=True)
         if ordinary_s > limit_s:
@@ -255,7 +269,7 @@ def _leave_out(session: Session, number: int, not_tried: NotTried) -> None:
 
 def _reserve_s(session: Session) -> float:
     """Seconds for what comes after the finalists."""
-    return probes.reserve_s(session) + numerics.reserve_s(session)
+    return probes.reserve_s(session) + certificates.reserve_s(session) + numerics.reserve_s(session)
 
 
 def _winner(session: Session, stage: Stage | None) -> Ran:

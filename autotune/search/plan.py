@@ -183,6 +183,8 @@ class Plan:
 
     def probing(self, spec: TrialSpec) -> TrialSpec:
         """A probe's spec, from that of the trial which it is a part of."""
+        if spec.probe == "epoch_end":  # its rate goes into the time of the job, as a trial's does
+            return spec
         if spec.probe not in ("no_sync", "one_rank"):
             return replace(spec, segment=self.probe_segment)
         # Compared with a trial's own step to a few per cent, so measured for 20 steps at least.

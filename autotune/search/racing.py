@@ -17,6 +17,8 @@ N_BATCH_MEANS: Final = 10
 MIN_STEPS: Final = 10
 MARGIN: Final = 1.15
 WIDTH: Final = 3 * 1.3
+BETWEEN: Final = ("val_s", "save_s", "epoch_end_s", "final_s")
+"""Terms of the job that are no steps, and no start."""
 
 
 def batch_means(steps: StepColumns) -> list[float]:
@@ -36,7 +38,8 @@ def hopeless(steps: StepColumns, incumbent: TrialResult | None, *, by_job: bool)
         steps: measured steps so far.
         incumbent: best trial so far; None when there is none to lose against.
         by_job: the objective is the time of the whole job. A job short enough to be decided by its start may be won
-            at a lower rate, so it must then also be too slow as a job, even if its start took no time at all.
+            at a lower rate, so it must then also be too slow as a job, even if its start took no time at all. What
+            comes between the epochs is taken to be as long as the incumbent's, and so is the gain of a closed mosaic.
     """
     n_steps = len(steps.step_s)
     if incumbent is None or not incumbent.images_per_s or n_steps < MIN_STEPS:
@@ -47,8 +50,10 @@ def hopeless(steps: StepColumns, incumbent: TrialResult | None, *, by_job: bool)
     if lower <= MARGIN / incumbent.images_per_s:
         return None
     if by_job and incumbent.job_s is not None:
-        job = incumbent.job
-        if lower * (job.get("n_images") or 0) * (job.get("epochs") or 0) <= incumbent.job_s:
+        terms = incumbent.job_terms
+        epochs_s = sum(terms.get(term) or 0.0 for term in ("mosaic_epochs_s", "closed_epochs_s"))
+        between_s = sum(terms.get(term) or 0.0 for term in BETWEEN)
+        if lower * incumbent.images_per_s * epochs_s + between_s <= incumbent.job_s:
             return None
     needs = incumbent.images_per_s / MARGIN
     return f"{1 / mean:.4g} img/s after {n_steps} steps, needs {needs:.4g}"

@@ -8,6 +8,7 @@ from collections import Counter
 
 from autotune.contract import NotTried, Outcome
 from autotune.search.baseline import adopt
+from autotune.search.epoch_ends import revalue
 from autotune.search.past import Past
 from autotune.search.plan import Plan
 from autotune.search.proposals import Proposals, changes_of, key_of
@@ -56,8 +57,10 @@ def restore(session: Session, past: Past) -> None:
             adopt(session, ran, {**job, **{k: past.baseline_args[k] for k in job.keys() & {"batch"}}}, asked)
         if result.number in past.unheard:
             unheard.append(session.ran[-1])
-    for ran in unheard:
-        session.record(ran)
+    if session.baseline is not None:
+        revalue(session)
+    for number in (r.number for r in unheard):
+        session.record(next(r for r in session.ran if r.number == number))
     session.write_csv()
     _mend_study(session.study, session.ran)
     if session.proposals is None or session.baseline is None:

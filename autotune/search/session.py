@@ -29,9 +29,10 @@ from autotune.contract import (
 )
 from autotune.search import journal, racing
 from autotune.search.budget import PURPOSE_OF
+from autotune.search.job_time import EpochEnds, with_job
 from autotune.search.memory import MemoryModel
 from autotune.search.model import PriceModel
-from autotune.search.objective import OBJECTIVES, with_job
+from autotune.search.objective import OBJECTIVES
 from autotune.search.plan import Live, Plan, RunTrial, Settings
 from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran
@@ -60,6 +61,7 @@ class Session:
         self.study = study
         self.model = PriceModel(plan.n_images, plan.images_decoded_per_s)
         self.memory = MemoryModel(plan.memory.per_rank_bytes, on_cpu=plan.info.device == "cpu")
+        self.epoch_ends = EpochEnds(plan.info.train_args)
         self.ran: list[Ran] = []
         self.baseline: Ran | None = None
         self.proposals: Proposals | None = None
@@ -204,18 +206,23 @@ class Session:
         return ran
 
     def judge(self, result: TrialResult, changes: Params) -> Ran:
-        """Take a result in: its price, its peak of memory, its place in the objective."""
-        worth = None
+        """Take a result in: its price, its peak of memory, its ends of epochs, its place in the objective."""
         if result.probe in (None, "memory"):
             self.memory.learn(result)
+        self.epoch_ends.learn(result)
         if result.role != "probe":
             self.model.learn(result.params, result)
-            first = self.baseline.result if self.baseline else None
-            result = with_job(result, first, self.model.cold_s(result.params))
-            worth = OBJECTIVES[self.info.objective](result)
-        ran = Ran(result, changes, worth if result.outcome.measured or result.outcome is Outcome.PRUNED else None)
-        self.ran.append(ran)
-        return ran
+        self.ran.append(self.valued(result, changes))
+        return self.ran[-1]
+
+    def valued(self, result: TrialResult, changes: Params) -> Ran:
+        """A result's place in the objective, by what is known now."""
+        if result.role == "probe":
+            return Ran(result, changes, None)
+        first = self.baseline.result if self.baseline else None
+        result = with_job(result, first, self.model.cold_s(result.params), self.epoch_ends.of(result.params, first))
+        worth = OBJECTIVES[self.info.objective](result)
+        return Ran(result, changes, worth if result.outcome.measured or result.outcome is Outcome.PRUNED else None)
 
     def record(self, ran: Ran) -> None:
         """Write a trial down and say that it ended."""

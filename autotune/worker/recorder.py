@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
-from autotune.contract import RankRecord, Sizes, TrialDir, TrialSpec, write_json
+from autotune.contract import EpochEnd, RankRecord, Sizes, TrialDir, TrialSpec, write_json
 from autotune.worker.segment import Segment, State
 
 STOP_MARGIN = 3
@@ -48,6 +48,8 @@ class Recorder:
         self.sizes: Sizes | None = None
         self.losses: list[float] = []
         self.batch_ids: list[str] = []
+        self.epoch_end: EpochEnd | None = None
+        self.certificate: dict[str, Any] = {}
         self.stopped = False
         self.training = False
         """True once the training loop runs: what fails before is most likely an argument."""
@@ -79,7 +81,7 @@ class Recorder:
 
     def step(self, *, wait_s: float, step_s: float, images: int, ready: int = 0, compiles: int = 0) -> bool:
         """Book one finished batch; True when the segment is over (also when the controller asked to stop)."""
-        if not self.segment.steps.end_s:
+        if not self.segment.steps.end_s and "first_step" not in self.phases_s:
             self.phase("first_step")
         before = self.segment.state
         end_s = self.now()
@@ -159,6 +161,8 @@ class Recorder:
                 sizes=self.sizes,
                 losses=self.losses,
                 batch_ids=self.batch_ids,
+                epoch_end=self.epoch_end,
+                certificate=self.certificate,
             ),
         )
 

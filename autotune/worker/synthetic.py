@@ -2,7 +2,8 @@
 
     seconds per step = max(data, compute) with
     compute = (overhead + images * per_image / precision) * layout * compile / threads**0.8
-    data    = images * per_image_data(cache) / max(1, workers)
+    data    = images * per_image_data(cache) / max(1, workers), without mosaic CLOSED_FRAC of it
+    val     = N_VAL * per_image_val / precision / threads**0.8; a checkpoint and the rest of an epoch's end are constant
 
 The best of cpu.yaml and default.yaml is known: most threads, largest batch that fits, channels_last, compile,
 cache=ram. For tests of all that surrounds a trial it can take real time and fail in many ways: see faults.py.
@@ -18,14 +19,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autotune.contract import TrialSpec
+from autotune.contract import EpochEnd, TrialSpec
 from autotune.worker import faults
 from autotune.worker.recorder import Recorder
 
 MEM_LIMIT_BYTES = 16 * 2**30
 N_IMAGES = 1280
+WORST = 1.1
+"""Times the memory of an ordinary step, what the certificate finds."""
 ALL_REDUCE_S = 0.012
 """What several ranks exchange in a step, none of it hidden."""
+
+
+N_VAL = 128
+VAL_S, SAVE_S, REST_S, RESET_S, PLOTS_S = 0.005, 0.4, 0.1, 0.5, 3.0
+"""A validated image, a checkpoint, the rest of an epoch's end, the loader's restart, and plots."""
+CLOSED_FRAC = 0.4
+"""A mosaic decodes four images, less those in its buffer."""
 
 
 class SimulatedOutOfMemoryError(RuntimeError):
@@ -83,11 +93,18 @@ class Synthetic:
         recorder.segment.accumulate = recorder.job["accumulate"]
         mem = int(1.2e9 + batch * 1.9e8 * (0.6 if self._get("amp", False) in (True, "bf16") else 1.0))
         recorder.peak_mem_bytes = mem
+        if spec.probe == "certificate":
+            recorder.peak_mem_bytes = mem = int(WORST * mem)
         if mem > MEM_LIMIT_BYTES:
             raise SimulatedOutOfMemoryError("out of memory (simulated)")
+        if spec.probe == "certificate":
+            self.certify(batch)
+            return
         compute, data = self._seconds(batch)
         if self._get("compile", False):
             self.t += 40.0
+        if spec.probe == "epoch_end":
+            data = self._end_epoch(data)
         together = _Lockstep(recorder.rank, spec.n_ranks)
         n_steps = 0
         while True:
@@ -106,6 +123,37 @@ class Synthetic:
             if recorder.step(wait_s=wait, step_s=step, images=batch * n_ranks // spec.n_ranks):
                 recorder.effective = self.effective()
                 return
+
+    def _end_epoch(self, data: float) -> float:
+        """Book what the formula says of an epoch's end; returns the loader's seconds a step after it."""
+        assert self.spec is not None
+        recorder, args = self.recorder, self.spec.train_args
+        closes = 0 < recorder.job["n_closed_epochs"] < recorder.job["epochs"]
+        amp = 2.0 if self._get("amp", False) else 1.0
+        val_s = N_VAL * VAL_S / amp / float(self._get("torch_threads", 1)) ** 0.8
+        end = EpochEnd(
+            val_s=val_s,
+            val_n_batches=N_VAL,
+            val_n_timed=N_VAL,
+            val_every_epoch=bool(args.get("val", True)),
+            save_s=SAVE_S,
+            save_every_epoch=bool(args.get("save", True)),
+            rest_s=REST_S,
+            reset_s=RESET_S if closes else None,
+            final_s=val_s + (PLOTS_S if args.get("plots", True) else 0.0),
+        )
+        recorder.epoch_end = end
+        took_s = 2 * (val_s + SAVE_S + REST_S) + (end.reset_s or 0.0) + (end.final_s or 0.0)
+        self.t += took_s
+        recorder.add_phase("epoch_end", took_s)
+        return data * (CLOSED_FRAC if closes else 1.0)
+
+    def certify(self, batch: int) -> None:
+        """Say what a certificate says (worker/certificate.py), of images that nobody drew."""
+        self._spend("first_step", 3.0)
+        recorder = self.recorder
+        recorder.certificate = {"n_images": batch, "n_val_images": 2 * batch, "n_optimizer_steps": 2, "simulated": True}
+        recorder.effective = self.effective()
 
     def effective(self) -> dict[str, Any]:
         """The formula obeys every knob: what was asked is what runs."""

@@ -104,7 +104,8 @@ class StepClock:
         self._wait_s = 0.0
 
     def start(self) -> None:
-        """The training loop begins: the first step's clock starts."""
+        """The training loop begins, or begins to count: the first step's clock starts."""
+        self._open, self._spans = None, []
         self._batch_end = self._wait_from = time.perf_counter()
 
     def wait_from_here(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Final
 from ultralytics.utils import SETTINGS
 
 from autotune.contract import TrialSpec
+from autotune.worker.certificate import certify
+from autotune.worker.epochs import record_epochs
 from autotune.worker.losses import record_losses
 from autotune.worker.memory import forward_as_validation, peak_memory_bytes
 from autotune.worker.patches import TuneMixin
@@ -56,10 +58,11 @@ class SegmentMixin:
         me.add_callback("on_fit_epoch_end", lambda _: self._on_epoch_end())
 
     def get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Training loader only: the validation loader would cost a scan and twice the workers."""
+        """Training loader only, but for a certificate: that of validation would cost a scan and twice the workers."""
         me: Any = self
         mode = kwargs.get("mode", args[3] if len(args) > 3 else "train")
-        return me.train_loader if mode == "val" else super().get_dataloader(*args, **kwargs)  # type: ignore[misc]
+        stub = mode == "val" and self.recorder.spec.probe != "certificate"
+        return me.train_loader if stub else super().get_dataloader(*args, **kwargs)  # type: ignore[misc]
 
     def build_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Build the dataset, booking the time that its image cache takes."""
@@ -95,6 +98,10 @@ class SegmentMixin:
     def validate(self) -> tuple[dict[str, float], None]:
         """Stub."""
         return {}, None
+
+    def really_validate(self) -> Any:
+        """The trainer's own."""
+        return super().validate()  # type: ignore[misc]
 
     def save_model(self) -> bool:
         """Stub."""
@@ -157,8 +164,11 @@ class SegmentMixin:
             if self.recorder.spec.certify:
                 forward_as_validation(me)
             self.recorder.peak_mem_bytes = peak_memory_bytes(me.device)
-            raise SegmentOverError
+            self._on_segment_over()
         self._clock.wait_from_here()
+
+    def _on_segment_over(self) -> None:
+        raise SegmentOverError
 
 
 class Yolo:
@@ -171,14 +181,18 @@ class Yolo:
     def build(self, spec: TrialSpec) -> None:
         """Import the task's trainer and construct it on the user's arguments."""
         trial = spec.role != "train"
-        if trial:
+        if trial or spec.private:
             SETTINGS.update({k: False for k in INTEGRATIONS if k in SETTINGS})
         module, name = TRAINERS[spec.task]
         stock = getattr(importlib.import_module(module), name)
         if trial:
             self.recorder.phase("import")
             self.recorder.begin("build")
-        bases = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        bases: tuple[type, ...] = (SegmentMixin, TuneMixin, stock) if trial else (TuneMixin, stock)
+        if spec.probe == "epoch_end":
+            from autotune.worker.epoch_end import EpochEndMixin  # which is a SegmentMixin
+
+            bases = (EpochEndMixin, TuneMixin, stock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             bases = (*bases[:-1], RanksMixin, stock)
         attrs = {"patches": spec.patches, "recorder": self.recorder, "tolerant": not trial}
@@ -187,6 +201,8 @@ class Yolo:
         if not trial:
             self.trainer.add_callback("on_train_start", lambda _: setattr(self.recorder, "training", True))
             self.trainer.add_callback("on_train_batch_end", _Asked(spec))
+            if self.recorder.rank == 0:
+                record_epochs(self.trainer, self.recorder.directory.epochs)
 
     def train(self, recorder: Recorder) -> None:
         """Train until the segment is over (trial) or to the end (role train)."""
@@ -203,6 +219,8 @@ class Yolo:
             self.trainer.add_callback("on_train_batch_end", no_sync)
         if recorder.spec.probe == "losses":
             record_losses(self.trainer, recorder, over=SegmentOverError)
+        if recorder.spec.probe == "certificate":
+            certify(self.trainer, recorder, over=SegmentOverError)
         if recorder.spec.trace_steps:
             trace(self.trainer, recorder, over=SegmentOverError)
         try:

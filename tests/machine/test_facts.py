@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
 from autotune.contract import Gpu, Machine, from_dict, to_dict
 from autotune.errors import InputError
-from autotune.machine.facts import describe, fingerprint, read_machine, resolve_gpus
+from autotune.machine.facts import changes, describe, fingerprint, read_machine, resolve_gpus
 
 
 def _machine(n_gpus, name="NVIDIA H100 80GB HBM3"):
@@ -138,3 +139,41 @@ def test_gpus_that_cannot_be_had(n_gpus, flag, device, env, message):
     with pytest.raises(InputError) as e:
         resolve_gpus(flag, device, _machine(n_gpus), env)
     assert message in e.value.message
+
+
+def test_what_changed_between_two_machines_in_words() -> None:
+    then = Machine(
+        hostname="a",
+        cpu="Example CPU",
+        n_cores=8,
+        n_cores_host=16,
+        ram_bytes=64 << 30,
+        shm_bytes=None,
+        gpus=tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA A100-SXM4-40GB", mem_bytes=40 << 30) for i in range(2)),
+        driver="550.1",
+        versions={"torch": "2.14.0", "ultralytics": "8.4.190", "python": "3.11.7", "pandas": "3.0"},
+    )
+    assert changes(then, then) == ()
+    now = replace(
+        then,
+        hostname="b",
+        n_cores=4,
+        gpus=tuple(replace(g, name="NVIDIA H100 80GB HBM3", mem_bytes=80 << 30) for g in then.gpus[:1]),
+        driver="570.2",
+        versions={"torch": "2.15.0", "ultralytics": "8.4.190", "python": "3.12.0"},
+    )
+    assert changes(then, now) == (
+        "GPUs: 2 x A100-SXM4-40GB, now H100 80GB",
+        "usable cores 8, now 4",
+        "NVIDIA driver 550.1, now 570.2",
+        "torch 2.14.0, now 2.15.0",
+        "pandas 3.0, now none",
+        "python 3.11.7, now 3.12.0",
+        "host name a, now b",
+    )
+    assert changes(then, replace(then, driver=None, gpus=())) == (
+        "GPUs: 2 x A100-SXM4-40GB, now CPU, 8 cores",
+        "NVIDIA driver 550.1, now none",
+    )
+    larger = replace(then, gpus=tuple(replace(g, mem_bytes=80 << 30) for g in then.gpus))
+    assert changes(then, larger)[0].endswith("with 40 GiB, now A100-SXM4-40GB with 80 GiB + A100-SXM4-40GB with 80 GiB")

@@ -154,13 +154,17 @@ def test_the_files(patched):
     run, best = patched
     assert best == run.best
     names = {p.name for p in best.iterdir()}
-    assert names == {"winner.json", "best.yaml", "env.sh", "launch.sh", "receipt.json", "README.md"}
+    container = {"Dockerfile", "compose.yaml", "k8s.yaml", "constraints.txt"}
+    assert names == {"winner.json", "best.yaml", "env.sh", "launch.sh", "receipt.json", "README.md"} | container
     assert not [p for p in run.path.iterdir() if p.name.startswith(".")], "no temporary folder is left"
     assert stat.S_IMODE(best.stat().st_mode) & 0o055 == 0o055
     assert os.access(best / "launch.sh", os.X_OK)
     readme = (best / "README.md").read_text()
     assert all(f"`{n}`" in readme for n in names - {"README.md"})
     assert SENTENCE in readme
+    assert "| speed-up of the whole job |" in readme.split("##")[0], "the table comes first"
+    for command in ("bash launch.sh", "yolo train cfg=best.yaml", "autotune recheck", "docker build", "docker compose"):
+        assert command in readme, command
 
 
 def test_winner_carries_the_users_job_and_what_the_winner_changed(patched):
@@ -192,7 +196,7 @@ def test_receipt(patched):
     assert (receipt["confirmed"], receipt["simulated"], receipt["number"]) == (True, False, 1)
     assert receipt["claim"] == SENTENCE
     assert (receipt["numerics"]["within"], receipt["numerics"]["n_steps"]) == (True, 50)
-    assert "Numerics: the loss goes as yours." in (patched[1] / "README.md").read_text()
+    assert "numerics: **holds**. the loss goes as yours." in (patched[1] / "README.md").read_text()
     assert receipt["commands"]["search"] == "python -m autotune search --budget 5m"
     assert [f["name"] for f in receipt["verdict"]["finalists"]] == ["baseline", "best", "best_yaml"]
     assert set(receipt["files"]) == {p.name for p in patched[1].iterdir()}
@@ -212,8 +216,8 @@ def test_two_files_when_the_best_changes_the_training(bounded):
 
 def test_simulated_is_said_everywhere(bounded):
     _, best = bounded
-    for name in ("best.yaml", "keep-training.yaml", "env.sh", "launch.sh", "README.md", "winner.json", "receipt.json"):
-        assert "simulated" in (best / name).read_text().lower(), name
+    for path in best.iterdir():
+        assert path.name == "constraints.txt" or "simulated" in path.read_text().lower(), path.name
     assert read_json(best / "winner.json", Winner).simulated
 
 
@@ -341,7 +345,8 @@ def test_launch_on_the_gpus_that_were_measured(device, n_ranks, last):
     winner = Winner(task="detect", train_args={"device": device}, n_ranks=n_ranks)
     lines = launch_sh(winner, "x", ["GPU-a", "GPU-b"]).splitlines()
     assert lines[-1] == last
-    assert ("export CUDA_VISIBLE_DEVICES=GPU-a,GPU-b" in lines) == (device == "2,0")
+    assert ("gpus=GPU-a,GPU-b" in lines) == (device == "2,0")
+    assert ('export CUDA_VISIBLE_DEVICES="${AUTOTUNE_GPUS:-$gpus}"' in lines) == (device == "2,0")
 
 
 @pytest.mark.parametrize(("device", "value"), [("0,1,2,3", "0,1,2,3"), ("0", 0), ("cpu", "cpu")])

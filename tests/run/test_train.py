@@ -15,9 +15,11 @@ import psutil
 import pytest
 
 from autotune import rerun
-from autotune.contract import Gpu, Nodes, TrialSpec, Winner, write_json
+from autotune.contract import Gpu, Nodes, TrialDir, TrialSpec, Winner, write_json
 from autotune.errors import InputError
+from autotune.report.receipt import Promise
 from autotune.run import launch
+from tests.receipts import best_in, receipt_for
 
 TRAINING = """
     import signal, time
@@ -61,6 +63,27 @@ def test_an_interrupted_training_finishes_its_checkpoint(
         assert (tmp_path / "last.pt").read_text() == "half of the checkpoint, and the other half"
     left = [p for p in psutil.process_iter(["cmdline"]) if str(script) in (p.info["cmdline"] or ())]
     assert left == []
+
+
+def test_an_interrupted_training_is_held_against_its_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(textwrap.dedent(TRAINING.format(then="")))
+
+    def argv(_: TrialSpec, directory: TrialDir) -> list[str]:
+        directory.epochs.write_text("9 8 1 0\n5 4 1 0\n5 4 1 0\n")  # as rank 0 would until the interrupt
+        return [sys.executable, str(script)]
+
+    monkeypatch.setattr(launch, "argv", argv)
+    monkeypatch.setattr(rerun, "FINISH_S", 60.0)
+    monkeypatch.chdir(tmp_path)
+    promise = Promise(epochs=100, mosaic_epoch_s=4.0, val_s=1.0, save_s=0.0, epoch_end_s=0.0, half_width_frac=0.02)
+    best = best_in(tmp_path, receipt_for("data.yaml", promise=promise))
+    threading.Thread(target=interrupt_once_up, args=(tmp_path,)).start()
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        rerun.train(str(best), {}, say=said.append)
+    figures = "5.00 s an epoch promised (+-2 %), 5.00 s real"
+    assert said == [f"promise kept: {figures} (median of 2; the first left out: it carries the start)"]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_trials_csv_and_events(whole):
         "search",
         "finalists",
         "probes",
+        "certificate",
+        "certificate",
     ]
     assert "trial_progress" not in kinds
     assert {e.kind for e in seen} >= {"trial_progress", "trial_started", "trial_ended"}
@@ -221,7 +223,7 @@ def test_mismatch_leads_to_what_really_ran(tmp_path):
 def test_dear_configurations_are_listed_as_not_tried(tmp_path):
     seen = []
     space = FakeSpace(domain={**DOMAIN, "compile": (False, True)})
-    summary, trainer, _ = run(tmp_path, space=space, observers=[seen.append])
+    summary, trainer, _ = run(tmp_path, space=space, observers=[seen.append], budget_s=330.0)
     assert all(not s.params.get("compile") for s in trainer.specs)
     assert summary.not_tried
     assert all(n.params["compile"] and n.price_s > 60 for n in summary.not_tried)
@@ -316,7 +318,7 @@ def test_no_gain_when_nothing_is_faster(tmp_path):
 def test_without_time_to_look_again_no_gain_is_what_the_search_saw(tmp_path):
     equal = {"rate": lambda params: 100.0, "noise": 0.002, "seed": 1}
     space = FakeSpace(domain={"workers": (0, 2)})
-    summary, trainer, _ = run(tmp_path, budget_s=80.0, space=space, trainer_args=equal)
+    summary, trainer, _ = run(tmp_path, budget_s=90.0, space=space, trainer_args=equal)
     assert roles(trainer, "trial")
     assert (summary.verdict.status, summary.best_number, summary.verdict.finalists) == ("no_gain", 0, ())
     assert "in the search" in summary.verdict.sentence or "none of 1 other" in summary.verdict.sentence

@@ -1,7 +1,11 @@
+import dataclasses
+
+import numpy as np
 import pytest
 
-from autotune.contract import JOB_TERMS, Outcome, TrialResult
-from autotune.search.objective import OBJECTIVES, job_s, job_terms, with_job
+from autotune.contract import JOB_TERMS, EpochEnd, Outcome, TrialResult
+from autotune.search.job_time import Ends, EpochEnds, closed_ratio, extra_optimizer_steps, job_s, with_job
+from autotune.search.objective import OBJECTIVES
 
 
 def result(**fields):
@@ -14,12 +18,16 @@ def result(**fields):
     return TrialResult(**{**defaults, **fields})
 
 
+def job_terms(*args):
+    return with_job(*args).job_terms
+
+
 def test_terms_without_compile():
     terms = job_terms(result())
     assert tuple(terms) == JOB_TERMS
     assert terms == {
         "start_s": 15.0, "compile_s": 0.0, "cache_build_s": 4.0, "mosaic_epochs_s": 900.0, "closed_epochs_s": 100.0,
-        "val_s": None, "save_s": None, "epoch_end_s": None,
+        "val_s": None, "save_s": None, "epoch_end_s": None, "warmup_s": None, "final_s": None,
     }  # fmt: skip
     assert job_s(terms) == 1019.0
 
@@ -65,3 +73,132 @@ def test_an_epoch_without_its_last_incomplete_batch_trains_fewer_images():
 def test_more_closed_epochs_than_epochs():
     terms = job_terms(result(job={"n_images": 1000, "epochs": 3, "n_closed_epochs": 10}))
     assert (terms["mosaic_epochs_s"], terms["closed_epochs_s"]) == (0.0, 30.0)
+
+
+END = EpochEnd(val_s=5.0, val_n_batches=9, val_n_timed=9, save_s=1.0, rest_s=0.5, first_extra_s=2.0, reset_s=3.0,
+               final_s=20.0)  # fmt: skip
+
+
+def probe_of(end=END, **fields):
+    phases = {"import": 3.0, "build": 5.0, "cache": 4.0, "first_step": 10.5}
+    return result(**{"number": 9, "role": "probe", "probe": "epoch_end", "images_per_s": 200.0, "phases_s": phases,
+                     "epoch_end": end, **fields})  # fmt: skip
+
+
+def ends(own=None, of_baseline=None, **fields):
+    return Ends(baseline=result(), of_baseline=of_baseline or probe_of(), own=own, own_trial=result(), **fields)
+
+
+def valued(trial, known):
+    return with_job(trial, result(), None, known)
+
+
+def test_what_the_probe_of_this_configuration_measured():
+    base = probe_of()
+    done = valued(result(), ends(own=base, of_baseline=base))
+    terms = done.job_terms
+    assert (terms["val_s"], terms["save_s"], terms["epoch_end_s"], terms["final_s"]) == (500.0, 100.0, 52.0, 20.0)
+    assert (terms["mosaic_epochs_s"], terms["closed_epochs_s"]) == (900.0, 10 * 1000 / 200.0 + 3.0)
+    assert terms["start_s"] == 15.0 + 3.0, "the user's start builds the validation set too"
+    assert done.job_estimated == ()
+    assert done.job_s == sum(s for s in terms.values())
+
+
+def test_what_the_user_switched_off_comes_once_at_the_end():
+    base = probe_of(EpochEnd(val_s=5.0, val_every_epoch=False, save_s=1.0, save_every_epoch=False, rest_s=0.5))
+    terms = valued(result(), ends(own=base, of_baseline=base)).job_terms
+    assert (terms["val_s"], terms["save_s"], terms["epoch_end_s"]) == (5.0, 1.0, 50.0)
+
+
+def test_without_its_own_probe_the_baselines_is_the_estimate():
+    other = valued(result(images_per_s=300.0), ends())
+    assert other.job_terms["val_s"] == 500.0
+    assert other.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / (300.0 * 2) + 3.0), "as much faster"
+    estimated = {"start_s", "val_s", "save_s", "epoch_end_s", "final_s", "closed_epochs_s"}
+    assert set(other.job_estimated) == estimated
+    own = valued(result(images_per_s=300.0), ends(own=probe_of(images_per_s=130.0)))
+    assert own.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / (300.0 * 1.3) + 3.0), "than its own trial"
+    assert set(own.job_estimated) == {"start_s"}
+
+
+@pytest.mark.parametrize(("wait_frac", "times"), [(0.0, 1.0), (0.2, 1.25), (0.9, 2.0), (None, 2.0)])
+def test_no_step_becomes_shorter_than_it_is_without_its_wait(wait_frac, times):
+    # The baseline waits for its loader, and is twice as fast without mosaic; this one may have nothing to win.
+    other = valued(result(wait_frac=wait_frac), ends())
+    assert other.job_terms["closed_epochs_s"] == pytest.approx(10 * 1000 / (100.0 * times) + 3.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "lo", "outcome", "ratio"),
+    [
+        (130.0, 125.0, Outcome.OK, 1.3),
+        (101.5, 101.0, Outcome.OK, 1.0),
+        (109.0, 100.0, Outcome.OK, 1.0),
+        (70.0, 69.0, Outcome.OK, 0.7),
+        (130.0, 125.0, Outcome.UNSTABLE, None),
+        (None, None, Outcome.OK, None),
+    ],
+)
+def test_a_difference_within_the_noise_is_none(rate, lo, outcome, ratio):
+    trial = result(images_per_s=100.0, ci95_lo=98.0)
+    assert closed_ratio(probe_of(images_per_s=rate, ci95_lo=lo, outcome=outcome), trial) == (
+        None if ratio is None else pytest.approx(ratio)
+    )
+
+
+def test_an_unstable_probe_still_tells_the_rest():
+    shaky = probe_of(outcome=Outcome.UNSTABLE)
+    terms = valued(result(), ends(of_baseline=shaky, own=shaky)).job_terms
+    assert terms["val_s"] == 500.0
+    assert terms["closed_epochs_s"] == 103.0, "at the same rate, and the loader's restart"
+
+
+def test_a_job_that_closes_no_mosaic_has_no_other_rate():
+    for closed, epochs in ((0, 100), (10, 8)):
+        job = {"n_images": 1000, "epochs": epochs, "n_closed_epochs": min(closed, epochs)}
+        base = probe_of(dataclasses.replace(END, reset_s=None), job=job)
+        done = valued(result(job=job), ends(of_baseline=base))
+        assert done.job_terms["mosaic_epochs_s"] + done.job_terms["closed_epochs_s"] == epochs * 10.0
+        assert "closed_epochs_s" not in done.job_estimated
+
+
+def test_nothing_is_known_before_the_baselines_probe():
+    known = EpochEnds({})
+    known.learn(probe_of(params={"a": 1}))
+    known.learn(result(params={}))
+    assert known.of({"a": 1}, result(params={})) is None, "else some trials had terms that others lack"
+    known.learn(probe_of(params={}))
+    assert known.of({"a": 1}, result(params={})).own is not None
+    assert known.of({"a": 2}, result(params={})).own is None
+
+
+def loop(n_batches, epochs, warmup_epochs, accumulate):
+    """Optimizer steps of the training loop in a whole job (engine/trainer.py), counted one by one."""
+    n_warmup = round(min(warmup_epochs, max(epochs - 1, 0)) * n_batches)
+    last, now, n_steps = -1, accumulate, 0
+    for i in range(n_batches * epochs):
+        if n_warmup and i <= n_warmup:
+            now = max(1, int(np.interp(i, [0, n_warmup], [1, accumulate]).round()))
+        if i - last >= now:
+            n_steps, last = n_steps + 1, i
+    return n_steps
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4, 16])
+@pytest.mark.parametrize(
+    ("n_batches", "epochs", "warmup_epochs"), [(16, 8, 3.0), (100, 2, 3.0), (7, 9, 0.5), (5, 1, 3)]
+)
+def test_the_warm_up_pays_more_optimizer_steps(n_batches, epochs, warmup_epochs, accumulate):
+    more = loop(n_batches, epochs, warmup_epochs, accumulate) - loop(n_batches, epochs, 0.0, accumulate)
+    assert extra_optimizer_steps(n_batches, epochs, warmup_epochs, accumulate) == pytest.approx(more, abs=1.0)
+
+
+def test_its_optimizer_steps_cost_what_the_segment_measured():
+    job = {"n_images": 1600, "n_batches": 100, "batch": 16, "epochs": 100, "n_closed_epochs": 10, "accumulate": 4}
+    done = valued(result(job=job, parts_s={"optimizer": 0.01}), ends())
+    assert done.job_terms["warmup_s"] == pytest.approx(0.04 * extra_optimizer_steps(100, 100, 3.0, 4))
+    assert "warmup_s" not in done.job_estimated
+    guessed = valued(result(job=job), ends(of_baseline=probe_of(job=job, parts_s={"optimizer": 0.02})))
+    assert guessed.job_terms["warmup_s"] == pytest.approx(2 * done.job_terms["warmup_s"])
+    assert "warmup_s" in guessed.job_estimated
+    assert valued(result(job=job), ends()).job_terms["warmup_s"] is None

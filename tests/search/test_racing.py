@@ -8,6 +8,7 @@ from autotune.search.racing import batch_means, hopeless
 BEST = TrialResult(
     number=0, role="baseline", outcome=Outcome.OK, params={}, started_s=0.0, took_s=1.0, images_per_s=100.0,
     job_s=1010.0, job={"n_images": 1000, "epochs": 100},
+    job_terms={"start_s": 10.0, "mosaic_epochs_s": 900.0, "closed_epochs_s": 100.0, "val_s": None},
 )  # fmt: skip
 
 
@@ -45,6 +46,16 @@ def test_equally_good_is_never_stopped():
 def test_a_short_job_may_be_won_at_a_lower_rate():
     import dataclasses
 
-    short = dataclasses.replace(BEST, job={"n_images": 1000, "epochs": 1}, job_s=100.0)
+    short = dataclasses.replace(BEST, job_terms={"start_s": 90.0, "mosaic_epochs_s": 10.0}, job_s=100.0)
     assert hopeless(steps([0.2] * 40), short, by_job=True) is None
     assert hopeless(steps([0.2] * 40), short, by_job=False) is not None
+
+
+def test_time_between_the_epochs_wins_nobody_a_lower_rate():
+    import dataclasses
+
+    job = {"start_s": 10.0, "mosaic_epochs_s": 100.0, "closed_epochs_s": 0.0}
+    heavy = dataclasses.replace(BEST, job_terms={**job, "val_s": 5000.0, "save_s": 50.0}, job_s=5160.0)
+    light = dataclasses.replace(BEST, job_terms={**job, "start_s": 5060.0}, job_s=5160.0)
+    assert hopeless(steps([0.2] * 40), heavy, by_job=True) is not None, "every configuration validates as long"
+    assert hopeless(steps([0.2] * 40), light, by_job=True) is None, "a start may be shorter"
