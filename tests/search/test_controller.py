@@ -316,9 +316,11 @@ def test_no_gain_when_nothing_is_faster(tmp_path):
 
 
 def test_without_time_to_look_again_no_gain_is_what_the_search_saw(tmp_path):
-    equal = {"rate": lambda params: 100.0, "noise": 0.002, "seed": 1}
-    space = FakeSpace(domain={"workers": (0, 2)})
-    summary, trainer, _ = run(tmp_path, budget_s=90.0, space=space, trainer_args=equal)
+    clock = FakeClock()
+    plan = make_plan(tmp_path / "run", clock, budget_s=185.0, space=FakeSpace(domain={"workers": (0, 2)}))
+    dearer = {"fails": lambda spec: clock.advance(70.0) if spec.role == "trial" else None}  # than anybody thought
+    trainer = FakeTrainer(clock, rate=lambda params: 100.0, noise=0.002, seed=1, **dearer)
+    summary = search(plan, trainer)
     assert roles(trainer, "trial")
     assert (summary.verdict.status, summary.best_number, summary.verdict.finalists) == ("no_gain", 0, ())
     assert "in the search" in summary.verdict.sentence or "none of 1 other" in summary.verdict.sentence
