@@ -26,8 +26,15 @@ from autotune.report.cards import (
 )
 from autotune.report.load import RunData
 
-FINALIST_NAMES = {"baseline": "your arguments", "best": "best", "best_yaml": "best.yaml alone"}
-_COLOURS = {"baseline": BASELINE, "best": BEST, "best_yaml": BEST_YAML}
+FINALIST_NAMES = {
+    "baseline": "your arguments",
+    "best": "best",
+    "second": "second",
+    "third": "third",
+    "best_yaml": "best.yaml alone",
+}
+_OTHER = "#b9a06a"
+_COLOURS = {"baseline": BASELINE, "best": BEST, "second": _OTHER, "third": _OTHER, "best_yaml": BEST_YAML}
 
 
 def before_after(run: RunData) -> Card:

@@ -19,12 +19,14 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import capacity, certificates, communication, epoch_ends, numerics, probes
+from autotune.search import capacity, certificates, communication, epoch_ends, numerics, posterior, probes
 from autotune.search.baseline import measure_baseline
-from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
+from autotune.search.conclusion import verdict_of
+from autotune.search.finalists import Stage, make_stage, reserve_s, run_blocks
 from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
+from autotune.search.ran import Ran
 from autotune.search.resume import open_study, restore
 from autotune.search.samplers import check_strategy
 from autotune.search.session import COMPILE_LIMIT_S, Session
@@ -93,15 +95,15 @@ def _search(
             probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
-            probes.of_best(session)
-            stage = _finalists(session)
+            epoch_ends.of_finalists(session, (r.result.params for r in posterior.candidates(session)))
+            stage = make_stage(session, keep_s=_reserve_s(session))
             if stage is not None:
-                epoch_ends.of_finalists(session, stage.configs.values())
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")
                 run_blocks(session, stage)
-                if winner := _living(session, stage):
-                    fits = certificates.check(session, winner)
-                    checked = numerics.check(session, winner)
+            probes.of_best(session, _winner(session, stage).result.params)
+            if stage is not None and stage.winner is not None:
+                fits = certificates.check(session, stage.winner.result.params)
+                checked = numerics.check(session, stage.winner.result.params)
             measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
             measured(True)
@@ -109,20 +111,21 @@ def _search(
             session.notes.append("the search was interrupted: what stands here is what there was by then")
         except NoTrialError as e:
             measured(False)
-            _conclude(session, stopped_because=e.message, verdict=verdict_of(session, None))
+            _conclude(session, None, stopped_because=e.message, verdict=verdict_of(session, None))
             raise
         verdict = certificates.warned(verdict_of(session, stage), fits)
         if stopped == INTERRUPTED and stage is None:
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
         elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):
             verdict = replace(verdict, sentence=f"{verdict.sentence}: {stopped}, give a longer --budget")
-        return _conclude(session, stopped_because=stopped, verdict=verdict, checked=checked, fits=fits)
+        return _conclude(session, stage, stopped_because=stopped, verdict=verdict, checked=checked, fits=fits)
     finally:
         study.close()
 
 
 def _conclude(
     session: Session,
+    stage: Stage | None,
     *,
     stopped_because: str,
     verdict: Verdict,
@@ -136,7 +139,7 @@ def _conclude(
         stopped_because=stopped_because,
         elapsed_s=session.t_s,
         ledger_s=session.plan.budget.ledger(),
-        best_number=session.best().number if session.baseline else None,
+        best_number=_winner(session, stage).number if session.baseline else None,
         verdict=verdict,
         importance=importance,
         importance_note=note,
@@ -177,8 +180,8 @@ def explore(session: Session) -> str:
         if skips >= SKIPS_IN_A_ROW:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
-        room_s = left_s - reserve_s(session, left_after_baseline_s) - probes.reserve_s(session)
-        room_s -= numerics.reserve_s(session) + epoch_ends.reserve_s(session) + certificates.reserve_s(session)
+        room_s = left_s - reserve_s(session, left_after_baseline_s) - _reserve_s(session)
+        room_s -= epoch_ends.reserve_s(session)
         limit_s = min(room_s, SHARE_OF_LEFT * left_s)
         ordinary_s = session.price_s(proposals.baseline, warm=True)
         if ordinary_s > limit_s:
@@ -264,18 +267,14 @@ def _leave_out(session: Session, number: int, not_tried: NotTried) -> None:
     session.emit(TrialSkipped(t_s=session.t_s, not_tried=not_tried))
 
 
-def _finalists(session: Session) -> Stage | None:
-    """The stage that this search's winner needs; None when the baseline was not beaten."""
-    best = session.best()
-    if not best.changes:
-        return None
-    configs, note = configs_of(session, best)
-    if note:
-        session.notes.append(note)
-    return Stage(configs)
+def _reserve_s(session: Session) -> float:
+    """Seconds for what comes after the finalists."""
+    return probes.reserve_s(session) + certificates.reserve_s(session) + numerics.reserve_s(session)
 
 
-def _living(session: Session, stage: Stage) -> Params | None:
-    """The winner, if it lived through its fresh runs."""
-    winner = stage.configs["best"]
-    return None if key_of(winner) in session.failed else winner
+def _winner(session: Session, stage: Stage | None) -> Ran:
+    """The search trial that won; the baseline where the user's own settings did."""
+    assert session.baseline is not None
+    if stage is None or stage.contest.leader is None:
+        return session.best()
+    return stage.winner or session.baseline

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from autotune.contract import UNFELT, Outcome, Params, Probe
-from autotune.search.finalists import reserve_s as finalists_reserve_s
 from autotune.search.session import Session
 
 MOST_OF_BUDGET: Final = 0.06
@@ -27,11 +25,10 @@ def of_baseline(session: Session) -> None:
     _run(session, _missing(session, session.proposals.baseline), share_s)
 
 
-def of_best(session: Session) -> None:
-    """Probe the settings of the best trial before the finalists, who have the first claim on the time that is left."""
-    best = session.best()
-    finalists_s = finalists_reserve_s(session, math.inf) if best.changes else session.plan.report_s
-    left_out = _run(session, _missing(session, best.result.params), session.plan.budget.left_s() - finalists_s)
+def of_best(session: Session, params: Params) -> None:
+    """Probe the settings of the winner, once it is known: the finalists have the first claim on the time."""
+    left_s = session.plan.budget.left_s() - session.plan.report_s
+    left_out = _run(session, _missing(session, params), left_s)
     if left_out:
         session.notes.append(
             f"not measured for lack of time: {' and '.join(WHAT[probe] for probe in left_out)}, with the best "
