@@ -66,7 +66,9 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     assert sum(summary.ledger_s.values()) == pytest.approx(summary.elapsed_s, abs=1.0)
     rows = csv_rows(run / "trials.csv")
     assert tuple(rows[0])[: len(TRIALS_CSV_COLUMNS)] == TRIALS_CSV_COLUMNS
-    assert [r["role"] for r in rows].count("finalist") == 3 * summary.verdict.n_blocks
+    finalists = [n for f in summary.verdict.finalists for n in f.numbers]
+    assert [r["role"] for r in rows].count("finalist") == len(finalists)
+    assert summary.ablation
     assert {int(r["number"]) for r in rows} == {int(p.name) for p in (run / "trials").iterdir() if p.name.isdigit()}
     assert summary.memory is not None
     assert (summary.memory.holds is None, summary.memory.evidence["simulated"]) == (False, True)

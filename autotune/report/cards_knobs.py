@@ -27,7 +27,7 @@ FEW_TRIALS = 30
 
 def importance(run: RunData) -> Card:
     """What to search next? Share of each knob in the differences between trials (PED-ANOVA)."""
-    title = "Which settings mattered"
+    title = "Which settings mattered in the search"
     summary = run.summary
     if summary is None or not summary.importance:
         why = "The run was interrupted before it was computed." if summary is None else summary.importance_note
@@ -49,6 +49,7 @@ def importance(run: RunData) -> Card:
     figure.update_xaxes(title_text="share of the differences, %", rangemode="tozero")
     figure.update_yaxes(showgrid=False)
     note = f"{shares[-1][0]} mattered most: {words.percent(shares[-1][1])} of the differences between trials."
+    note += " A share of what the search happened to try, not the gain of a change: that is measured beside it."
     if summary.n_feasible < FEW_TRIALS:
         note += (
             f" Only {words.plural(summary.n_feasible, 'trial')} gave a number: with under {FEW_TRIALS} this is a hint."

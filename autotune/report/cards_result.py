@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from autotune.contract import Finalist, Params, TrialResult
+from autotune.contract import Ablation, Finalist, TrialResult
 from autotune.report import words
 from autotune.report.cards import (
     BASELINE,
@@ -140,12 +140,13 @@ def what_changed(run: RunData) -> Card:
     changed = words.differences(best, run.baseline_params)
     if not changed:
         return no_card(run, title, "Nothing: your own arguments are the best configuration that was measured.")
+    gains = {a.knob: a for a in run.summary.ablation} if run.summary else {}
     rows: list[dict[str, Any]] = [
         {
             "knob": knob,
             "yours": words.value(run.baseline_params.get(knob)),
             "best": words.value(new),
-            "left_out_frac": _without(run, best, knob),
+            "gain": gains[knob].gain if knob in gains else None,
             "doc": run.docs.get(knob, ""),
         }
         for knob, new in changed.items()
@@ -156,44 +157,35 @@ def what_changed(run: RunData) -> Card:
             Cell(row["knob"], css="code"),
             Cell(row["yours"], css="code"),
             Cell(row["best"], css="code strong"),
-            Cell(_loss(row["left_out_frac"]), key=row["left_out_frac"]),
+            Cell(gain_words(gains.get(row["knob"])), key=row["gain"]),
             Cell(row["doc"]),
         )
         for row in rows
     )
-    table = Table(("setting", "yours", "best", "without it", "what it does"), cells)
-    known = [row for row in rows if row["left_out_frac"] is not None]
+    table = Table(("setting", "yours", "best", "its gain alone", "what it does"), cells)
     note = f"{words.plural(len(rows), 'setting differs', 'settings differ')} from your arguments."
-    if known:
-        worst = min(known, key=lambda row: row["left_out_frac"])
-        note += f" Leaving out {worst['knob']} alone changes images/s by {words.percent(worst['left_out_frac'])}."
-    else:
-        note += " No trial left out exactly one of them, so their single shares were not measured."
+    if all(row["gain"] is None for row in rows):
+        note += " What each gives by itself was not measured."
     if run.summary and run.summary.numerics:
         sentence = run.summary.numerics.sentence
         note += f" {sentence[0].upper()}{sentence[1:]}."
     return make_card(run, title, note, df, table=table)
 
 
-def _loss(frac: float | None) -> str:
-    return "not measured" if frac is None else f"{'+' if frac > 0 else ''}{words.percent(frac)}"
+def gain_words(ablation: Ablation | None) -> str:
+    """`1.31x (1.25 to 1.38)`: the objective without the change over that with it."""
+    if ablation is None or ablation.gain is None:
+        return "not measured"
+    if ablation.ci95_lo is None:
+        return words.times(ablation.gain)
+    shown = f"{words.times(ablation.gain)} ({words.number(ablation.ci95_lo)} to {words.number(ablation.ci95_hi)})"
+    return shown if matters(ablation) else f"{shown}, not shown to matter"
 
 
-def _without(run: RunData, best: Params, knob: str) -> float | None:
-    """Change of images/s where a trial is the best configuration but for this one knob, left as the user had it.
-
-    Search runs on both sides: finalists had other conditions (interleaved, repeated).
-    """
-    wanted = {**best, knob: run.baseline_params.get(knob)}
-    mine, other = _speed_of(run, best), _speed_of(run, wanted)
-    return other / mine - 1 if mine and other else None
-
-
-def _speed_of(run: RunData, params: Params) -> float | None:
-    for r in run.results:
-        if r.role in ("baseline", "trial") and r.outcome.measured and not words.differences(r.params, params):
-            return r.images_per_s
-    return None
+def matters(ablation: Ablation) -> bool:
+    """Its interval leaves out 1."""
+    lo, hi = ablation.ci95_lo, ablation.ci95_hi
+    return lo is not None and hi is not None and not lo <= 1.0 <= hi
 
 
 def sentinels(run: RunData) -> Card:

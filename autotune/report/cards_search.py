@@ -23,11 +23,12 @@ from autotune.report.cards import (
 )
 from autotune.report.load import RunData
 
-_ROLE_MARKS = {"baseline": "diamond", "sentinel": "diamond-open", "finalist": "square-open"}
+_ROLE_MARKS = {"baseline": "diamond", "sentinel": "diamond-open", "finalist": "square-open", "ablation": "square-open"}
 _KINDS = {
     "baseline": "your arguments",
     "sentinel": "yours again",
     "finalist": "finalist",
+    "ablation": "best without one change",
     "ok": "trial",
     "unstable": "noisy trial",
 }
@@ -48,11 +49,17 @@ _PURPOSE_WORDS = {
     "trials_lost": "trials without one",
     "sentinels": "yours again (drift)",
     "probes": "probes",
-    "finalists": "confirming the winner",
+    "finalists": "confirming and explaining the winner",
     "accuracy": "verifying the accuracy",
     "overhead": "the search itself",
 }
-_SPENT_ON = {"baseline": "baseline", "sentinel": "sentinels", "probe": "probes", "finalist": "finalists"}
+_SPENT_ON = {
+    "baseline": "baseline",
+    "sentinel": "sentinels",
+    "probe": "probes",
+    "finalist": "finalists",
+    "ablation": "finalists",
+}
 
 
 def best_so_far(run: RunData) -> Card:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from autotune.report.before_after_table import before_after_table
 from autotune.report.cards import Card
+from autotune.report.cards_ablation import ablation
 from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
@@ -21,6 +22,8 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "before_after_table": before_after_table,
     "before_after": before_after,
     "what_changed": what_changed,
+    "ablation": ablation,
+    "importance": importance,
     "certificates": certificates,
     "job_time": job_time,
     "ceilings": ceilings,
@@ -28,7 +31,6 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "ranks": ranks,
     "best_so_far": best_so_far,
     "knob_effects": knob_effects,
-    "importance": importance,
     "throughput_memory": throughput_memory,
     "ledger": ledger,
     "sentinels": sentinels,

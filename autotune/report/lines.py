@@ -39,8 +39,8 @@ def say_end(console: Console, event: RunEnded) -> None:
 
 
 def is_trouble(result: TrialResult) -> bool:
-    """True where the user must act; other failures are what a search is for, and a probe is not needed."""
-    if result.role == "probe":
+    """True where the user must act; other failures are what a search is for; probes and ablations may fail."""
+    if result.role in ("probe", "ablation"):
         return False
     return result.outcome is Outcome.CRASH or (result.role == "baseline" and not result.outcome.measured)
 

@@ -19,7 +19,8 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import capacity, certificates, communication, epoch_ends, numerics, posterior, probes
+from autotune.search import ablation, capacity, certificates, communication, epoch_ends, numerics, posterior, probes
+from autotune.search.ablation import Ablated
 from autotune.search.baseline import measure_baseline
 from autotune.search.conclusion import verdict_of
 from autotune.search.finalists import Stage, make_stage, reserve_s, run_blocks
@@ -82,6 +83,7 @@ def _search(
     stage: Stage | None = None
     checked: Numerics | None = None
     fits: MemoryCertificate | None = None
+    ablated: Ablated | None = None
     try:
         try:
             if plan.past:
@@ -104,6 +106,9 @@ def _search(
             if stage is not None and stage.winner is not None:
                 fits = certificates.check(session, stage.winner.result.params)
                 checked = numerics.check(session, stage.winner.result.params)
+            ablated = ablation.begin(session, stage)
+            if ablated is not None:
+                ablation.run(session, ablated)
             measured(False)  # in here, so that no interrupt finds a gap
         except KeyboardInterrupt:
             measured(True)
@@ -118,7 +123,9 @@ def _search(
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
         elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):
             verdict = replace(verdict, sentence=f"{verdict.sentence}: {stopped}, give a longer --budget")
-        return _conclude(session, stage, stopped_because=stopped, verdict=verdict, checked=checked, fits=fits)
+        return _conclude(
+            session, stage, stopped_because=stopped, verdict=verdict, checked=checked, fits=fits, ablated=ablated
+        )
     finally:
         study.close()
 
@@ -131,6 +138,7 @@ def _conclude(
     verdict: Verdict,
     checked: Numerics | None = None,
     fits: MemoryCertificate | None = None,
+    ablated: Ablated | None = None,
 ) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
@@ -150,6 +158,7 @@ def _conclude(
         notes=tuple(session.notes),
         numerics=checked,
         memory=fits,
+        ablation=ablation.result_of(stage, ablated),
     )
     write_json(session.plan.run_dir.summary, summary)
     return summary
@@ -269,7 +278,8 @@ def _leave_out(session: Session, number: int, not_tried: NotTried) -> None:
 
 def _reserve_s(session: Session) -> float:
     """Seconds for what comes after the finalists."""
-    return probes.reserve_s(session) + certificates.reserve_s(session) + numerics.reserve_s(session)
+    proofs_s = certificates.reserve_s(session) + numerics.reserve_s(session)
+    return probes.reserve_s(session) + proofs_s + ablation.reserve_s(session)
 
 
 def _winner(session: Session, stage: Stage | None) -> Ran:

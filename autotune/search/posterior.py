@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
-from autotune.contract import Params
+from autotune.contract import Params, Value
 from autotune.search.proposals import changes_of, key_of
 from autotune.search.ran import Ran
 from autotune.search.session import NOISE_FRAC, Session
@@ -61,9 +61,9 @@ class Posterior:
     _effects: tuple[float, ...]
     """Posterior mean of b, one a column."""
 
-    def gain(self, changes: Params, knob: str) -> float:
+    def gain(self, knob: str, value: Value) -> float:
         """Expected log gain of one change by itself: above 0, it helps. 0 where nothing is known."""
-        column = self._columns.get(_column(knob, changes[knob]))
+        column = self._columns.get(_column(knob, value))
         return 0.0 if column is None else -self._effects[column]
 
 
