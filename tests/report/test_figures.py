@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.contract import Numerics, Outcome, RunDir, Transport, TrialResult
+from autotune.contract import Ablation, Numerics, Outcome, RunDir, Transport, TrialResult
 from autotune.report.figures import FIGURES
 from autotune.report.load import RunData, load_run
 
@@ -105,15 +105,58 @@ def test_before_after_of_a_stage_that_was_interrupted_in_its_first_run(tmp_path:
     assert "no finalists ran" in FIGURES["before_after"](run).reason
 
 
-def test_what_changed_is_the_difference_with_its_share(tmp_path: Path) -> None:
-    best = {**BASE, "torch_threads": 2, "batch_per_gpu": 64}
-    results = [result_of(0), result_of(1, params=best), result_of(2, params={**BASE, "torch_threads": 2})]
-    df = FIGURES["what_changed"](load_run(make_run(tmp_path / "r", results=results).path)).df.set_index("knob")
-    assert set(df.index) == {"torch_threads", "batch_per_gpu"}
+def ablated(tmp_path: Path) -> RunData:
+    best = {**BASE, "torch_threads": 2, "batch_per_gpu": 64, "cache": "ram"}
+    run = load_run(make_run(tmp_path / "r", results=[result_of(0), result_of(1, params=best)]).path)
+    found = (
+        Ablation(
+            knob="torch_threads", value=2, baseline=1, params=best, numbers=(7, 9), gain=1.5, ci95_lo=1.4, ci95_hi=1.6
+        ),
+        Ablation(
+            knob="batch_per_gpu",
+            value=64,
+            baseline=16,
+            params=best,
+            numbers=(8,),
+            gain=1.02,
+            ci95_lo=0.97,
+            ci95_hi=1.07,
+        ),
+        Ablation(knob="cache", value="ram", baseline=False, params=best, note="no time was left for it"),
+    )
+    assert run.summary is not None
+    return replace(run, summary=replace(run.summary, ablation=found))
+
+
+def test_what_changed_is_the_difference_with_its_measured_gain(tmp_path: Path) -> None:
+    card = FIGURES["what_changed"](ablated(tmp_path))
+    df = card.df.set_index("knob")
+    assert set(df.index) == {"torch_threads", "batch_per_gpu", "cache"}
     assert df.loc["torch_threads", ["yours", "best"]].tolist() == ["1", "2"]
-    faster, slower = results[1].images_per_s, results[2].images_per_s
-    assert df.loc["batch_per_gpu", "left_out_frac"] == pytest.approx(slower / faster - 1)  # type: ignore[operator]
-    assert df["left_out_frac"].isna().tolist() == [False, True], "no trial left out torch_threads alone"
+    assert df.loc["torch_threads", "gain"] == 1.5
+    assert card.table is not None
+    shown = {row[0].text: row[3].text for row in card.table.rows}
+    assert shown == {
+        "torch_threads": "1.50x (1.40 to 1.60)",
+        "batch_per_gpu": "1.02x (0.97 to 1.07), not shown to matter",
+        "cache": "not measured",
+    }
+
+
+def test_ablation_shows_intervals_and_says_what_is_not_shown_to_matter(tmp_path: Path) -> None:
+    run = ablated(tmp_path)
+    card = FIGURES["ablation"](run)
+    assert card.note == (
+        "Measured, each alone set back to your value: torch_threads 1.50x (1.40 to 1.60). "
+        "Not shown to matter: batch_per_gpu. Not measured: cache: no time was left for it."
+    )
+    [points] = [t for t in json.loads(card.figure.to_json())["data"] if t["type"] == "scatter"]  # type: ignore[union-attr]
+    assert points["x"] == [1.5, 1.02]
+    assert points["error_x"]["array"] == pytest.approx([0.1, 0.05])
+    names = list(FIGURES)
+    assert names.index("importance") == names.index("ablation") + 1, "beside it"
+    none = FIGURES["ablation"](replace(run, summary=replace(run.summary, ablation=())))  # type: ignore[type-var]
+    assert "gain is proven" in (none.reason or "")
 
 
 def test_what_changed_says_where_the_loss_goes(tmp_path: Path) -> None:
