@@ -22,7 +22,7 @@ from autotune.errors import NoTrialError
 from autotune.search import capacity, certificates, communication, epoch_ends, numerics, probes
 from autotune.search.baseline import measure_baseline
 from autotune.search.finalists import Stage, configs_of, reserve_s, run_blocks, verdict_of
-from autotune.search.objective import check_objective
+from autotune.search.objective import check_objective, in_words_of
 from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
 from autotune.search.resume import open_study, restore
@@ -137,7 +137,7 @@ def _conclude(
         elapsed_s=session.t_s,
         ledger_s=session.plan.budget.ledger(),
         best_number=session.best().number if session.baseline else None,
-        verdict=verdict,
+        verdict=in_words_of(session.info.objective, verdict),
         importance=importance,
         importance_note=note,
         n_feasible=n_feasible,
