@@ -47,6 +47,7 @@ def check_objective(name: str) -> str:
 
 
 _OF_ENERGY: Final = {
+    "x in ": "x fewer J per image in ",
     "x faster than": "x fewer J per image than",
     "are faster than": "take fewer J per image than",
     "was faster than": "took fewer J per image than",
