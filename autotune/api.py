@@ -106,7 +106,7 @@ def tune(
         force: measure on a GPU that another process uses.
         budget: "90s", "30m", "2h", from the call to the report.
         space: name or file of a search space.
-        objective: "job_time" or "images_per_s".
+        objective: "job_time", "images_per_s" or "energy" (joules per image).
         strategy: "tpe", "random" or "gp".
         training: "same", "bounded" or "any".
         mem_limit: memory of one rank, such as "3GiB"; None: what the machine has.

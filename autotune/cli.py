@@ -43,7 +43,7 @@ def search(
     force: Annotated[bool, typer.Option("--force", help="Measure on a GPU that another process uses.")] = False,
     budget: Annotated[str, typer.Option(help="90s, 30m, 2h, 1h30m: everything from Enter to report.")] = "30m",
     space: Annotated[str | None, typer.Option(help="Name or file of a search space; see `autotune spaces`.")] = None,
-    objective: Annotated[str, typer.Option(help="job_time or images_per_s.")] = "job_time",
+    objective: Annotated[str, typer.Option(help="job_time, images_per_s or energy (J per image).")] = "job_time",
     strategy: Annotated[str, typer.Option(help="tpe, random or gp.")] = "tpe",
     training: Annotated[
         str, typer.Option(help="same, bounded or any: how far the batch may change the training.")

@@ -22,6 +22,7 @@ from autotune.machine.memory import MemoryLimit, memory_limit
 from autotune.machine.nccl import nccl_files, nccl_set
 from autotune.run.dataset import DatasetInfo, inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
+from autotune.run.energy import check_energy
 from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
@@ -151,6 +152,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         machine = replace(machine, gpus=_simulated(request.gpus))
         env = {}  # CUDA_VISIBLE_DEVICES speaks of real GPUs
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine, env)
+    check_energy(request.objective, gpus, simulated=request.dry_run)
     n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
     if not any_batch:
         check_batch(n_ranks, args, user)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from autotune.contract import Role, SegmentSettings, TrialDir, TrialResult, TrialSpec, write_json
+from autotune.run.energy import simulated_energy
 from autotune.search.budget import Budget
 from autotune.search.plan import Plan, RunTrial, Watch
 
@@ -77,7 +78,7 @@ class Simulation:
         result = in_one_process(self._run_trial, spec, directory, started_s=started_s, watch=watch)
         simulated_s = sum(result.phases_s.values())
         self.budget.skip(simulated_s - result.took_s)
-        return replace(result, took_s=simulated_s)
+        return simulated_energy(replace(result, took_s=simulated_s), len(spec.gpus))
 
     def _with_fault(self, spec: TrialSpec, real: dict[str, Any]) -> TrialSpec:
         if not spec.changes and spec.role != "baseline":

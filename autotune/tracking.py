@@ -22,7 +22,7 @@ from autotune.contract import Params, RunDir, RunInfo, read_json
 
 METRICS: Final = (
     *("images_per_s", "ci95_lo", "ci95_hi", "job_s", "step_p50_s", "step_p90_s", "wait_frac", "straggler_frac"),
-    *("energy_j", "n_steps", "took_s"),
+    *("energy_j", "energy_j_per_image", "n_steps", "took_s"),
 )
 """Of a TrialResult; with them go peak_mem_bytes of the largest rank and the phases."""
 PROJECT: Final = "autotune"

@@ -24,6 +24,9 @@ from autotune.contract import (
     read_json,
 )
 from autotune.errors import InputError
+from autotune.report.cards import measure_of
+from autotune.report.cards_search import best_so_far
+from autotune.report.load import load_run
 from autotune.worker.synthetic import ALL_REDUCE_S
 from tests.cli import Said, autotune
 from tests.cli import rows as csv_rows
@@ -243,3 +246,33 @@ def test_importing_costs_nothing(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = done.stdout.strip()
     assert loaded in ("[]", "['rich']"), "typer may bring rich"
+
+
+@pytest.mark.slow
+def test_energy_is_the_measure_of_all_that_is_shown(tmp_path: Path) -> None:
+    said = autotune(
+        "search", "--dry-run", "--gpus", "1", "--objective", "energy", "--budget", "30m", "--out", tmp_path, "epochs=50"
+    )
+    assert said.code == 0, said
+    run = load_run((tmp_path / "latest").resolve())
+    assert (run.info.objective, run.info.simulated) == ("energy", True)
+    assert run.summary is not None
+    assert "J per image" in run.summary.verdict.sentence
+    assert "fast" not in run.summary.verdict.sentence
+    assert "SIMULATED: " + run.summary.verdict.sentence.removeprefix("SIMULATED: ") in said.out
+    assert all(" J/image" in line for line in said.out.splitlines() if " finalist ok " in line)
+    measured = run.tried[run.tried["outcome"] == "ok"]
+    assert (measured["energy_j"] > 0).all()
+    measure = measure_of(run)
+    assert (measure.unit, measure.lower_is_better) == ("J/image", True)
+    card = best_so_far(run)
+    assert card.drawn
+    assert (card.df["value"] - measured["energy_j_per_image"]).abs().max() == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_energy_on_a_cpu_is_refused_before_anything_is_made(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    out = tmp_path / "out"
+    said = autotune("search", *flags, "--objective", "energy", "--out", out, "device=cpu")
+    assert (said.code, out.exists()) == (2, False)
+    assert said.err.startswith("error: --objective energy needs a GPU")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from autotune.contract import Deadlines, Outcome, SegmentSettings, Summary, Trac
 from autotune.machine.nvml import read_gpus
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
+from autotune.run.watch import Live
 from tests.run.trials import spec
 
 pytestmark = pytest.mark.gpu
@@ -111,3 +114,25 @@ def test_a_short_search_ends_inside_its_budget(tmp_path: Path) -> None:
     summary = read_json(tmp_path / "latest" / "summary.json", Summary)
     assert summary.elapsed_s <= 250
     assert summary.best_number is not None
+
+
+def test_the_energy_counter_counts_what_the_power_reading_says(gpu: str, tiny: Path, tmp_path: Path) -> None:
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+    read: list[tuple[float, float]] = []
+
+    def watch(live: Live) -> None:
+        if live.phase == "measuring":
+            read.append((time.monotonic(), pynvml.nvmlDeviceGetPowerUsage(handle) / 1000))
+
+    segment = SegmentSettings(warmup_steps=8, warmup_s=3.0, measure_s=20.0, measure_steps=20)
+    asked = spec(tiny, device="0", imgsz=320, batch=16, workers=2, segment=segment)
+    result = run_trial(replace(asked, gpus=(gpu,)), TrialDir(tmp_path / "t"), started_s=0.0, watch=watch)
+    assert result.energy_j is not None, (result.error, result.log_tail)
+    assert result.energy_j_per_image is not None
+    assert result.images_per_s is not None
+    joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(read))
+    power_w = joules / (read[-1][0] - read[0][0])
+    assert result.energy_j_per_image * result.images_per_s == pytest.approx(power_w, rel=0.05)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from autotune import simulation
 from autotune.space.knobs import KNOBS
 from tests.cli import autotune
 
@@ -23,6 +25,14 @@ ELSEWHERE = {
     # Needs two machines: tests/run/test_nodes.py has two launchers, tests/run/test_train.py the command.
     "train results/latest --nnodes 2 --node-rank 0 --rdzv-endpoint HOST:29500",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Simulated searches of two trials: what is asked here is whether the commands run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "TRIALS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +53,7 @@ def test_command_runs(command: str, results: Path, tiny: Path, monkeypatch: pyte
     monkeypatch.chdir(results)
     words = [w.replace("YOUR.yaml", str(tiny)) for w in shlex.split(command)]
     if words[0] == "search":
-        # The budget only bounds the search; ten simulated trials take seconds.
+        # The budget only bounds the search; two simulated trials take seconds.
         words += [] if "--dry-run" in words else ["--dry-run"]
         words += [] if "--resume" in words else ["--out", "searched"]
     said = autotune(*words)

@@ -119,6 +119,8 @@ class RankRecord:
     """import, build, cache, first_step, warmup, measure."""
     error: dict[str, str] | None = None
     """type, message, traceback of what ended it."""
+    began_s: float | None = None
+    """time.monotonic() where the seconds of `steps` count from; None: they are simulated."""
     ended_s: float | None = None
     """time.monotonic() at the end: tells which of several ranks failed first."""
     sizes: Sizes | None = None
@@ -195,6 +197,7 @@ class TrialResult:
     """Of probe `certificate`, what rank 0 ran."""
     energy_j: float | None = None
     """Of all GPUs over the measured window."""
+    energy_j_per_image: float | None = None
     n_steps: int = 0
     """Measured steps."""
     steady: bool | None = None

@@ -161,6 +161,36 @@ def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], st
         yield look
 
 
+@contextmanager
+def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], float | None]]:
+    """A look at the energy that these GPUs have taken since their driver was loaded; NVML stays open between looks.
+
+    nvmlDeviceGetTotalEnergyConsumption counts millijoules, on Volta and newer.
+
+    Args:
+        gpus: as in used_memory.
+        nvml: as in read_gpus.
+
+    Yields:
+        To be called at will: joules of all of them together; None without GPUs, or where one of them does not count.
+    """
+    if not gpus:
+        yield lambda: None
+        return
+    with _session(nvml) as lib:
+
+        def look() -> float | None:
+            if lib is None:
+                return None
+            try:
+                return sum(int(lib.nvmlDeviceGetTotalEnergyConsumption(_handle(lib, gpu))) for gpu in gpus) / 1000
+            except lib.NVMLError as e:
+                log.debug("a GPU does not count its energy: %s", e)
+                return None
+
+        yield look
+
+
 def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     """UUID -> processes that compute on that GPU now, where any do; host PIDs, and none in some containers."""
     found = {}

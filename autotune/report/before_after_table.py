@@ -22,7 +22,11 @@ NOT_MEASURED: Final = "not measured"
 NOT_CONFIRMED: Final = "not confirmed"
 SAME: Final = "the same"
 COLUMNS: Final = ("", "your settings", "tuned", "ratio (95 % CI)")
-_SPEEDUPS: Final = {"job_time": "speed-up of the whole job", "images_per_s": "speed-up, images/s"}
+_SPEEDUPS: Final = {
+    "job_time": "speed-up of the whole job",
+    "images_per_s": "speed-up, images/s",
+    "energy": "times fewer joules per image",
+}
 _EPOCH_TERMS: Final = ("mosaic_epochs_s", "closed_epochs_s")
 
 

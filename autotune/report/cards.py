@@ -155,6 +155,8 @@ def measure_of(run: RunData) -> Measure:
     """The objective: the time of the user's whole job, or images/s where that was asked for or is all there is."""
     measured = run.tried[run.tried["outcome"].isin(["ok", "unstable"])]
     job_s = measured["job_s"].dropna()
+    if run.info.objective == "energy" and measured["energy_j_per_image"].notna().any():
+        return Measure("energy_j_per_image", "energy per image (J)", "J/image", 1.0, lower_is_better=True)
     if run.info.objective == "images_per_s" or job_s.empty:
         return Measure("images_per_s", "images/s", "img/s", 1.0, lower_is_better=False)
     largest = float(job_s.max())

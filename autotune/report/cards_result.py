@@ -67,7 +67,8 @@ def before_after(run: RunData) -> Card:
             hovertemplate="%{customdata}, %{x:.2f}x<extra></extra>",
         )
     figure.update_layout(showlegend=False, bargap=0.3)
-    figure.update_xaxes(title_text="times the speed of your arguments", rangemode="tozero", ticksuffix="x")
+    beside = "fewer joules per image than" if measure_of(run).column == "energy_j_per_image" else "the speed of"
+    figure.update_xaxes(title_text=f"times {beside} your arguments", rangemode="tozero", ticksuffix="x")
     figure.update_yaxes(autorange="reversed", showgrid=False)
     verdict = run.summary.verdict
     note = " ".join(_finalist_words(f) + "." for f in finalists if f.name != "baseline") or verdict.sentence

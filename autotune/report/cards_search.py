@@ -68,7 +68,8 @@ def best_so_far(run: RunData) -> Card:
     if run.tried.empty:
         return no_card(run, title, "Not one trial was run.")
     m = measure_of(run)
-    df = run.tried[["number", "role", "outcome", "started_s", "ended_s", "images_per_s", "job_s"]].copy()
+    shown = ["number", "role", "outcome", "started_s", "ended_s", "images_per_s", "job_s"]
+    df = run.tried[list(dict.fromkeys([*shown, m.column]))].copy()
     measured = df["outcome"].isin(["ok", "unstable"]) & df[m.column].notna()
     df["value"] = (df[m.column] / m.scale).where(measured)
     searched = df["value"].where(df["role"].isin(["baseline", "trial"]))

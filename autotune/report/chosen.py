@@ -112,7 +112,9 @@ def keeper(run: RunDir, chosen: Chosen) -> Chosen | None:
 
 
 def _score(result: TrialResult, objective: str) -> float | None:
-    """Smaller is better: seconds of the job, or seconds per image."""
+    """Smaller is better: seconds of the job, joules per image, or seconds per image."""
+    if objective == "energy":
+        return result.energy_j_per_image
     if objective != "images_per_s" and result.job_s is not None:
         return result.job_s
     return 1 / result.images_per_s if result.images_per_s else None

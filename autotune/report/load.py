@@ -26,7 +26,7 @@ from autotune.contract import (
 from autotune.errors import FormatError, InputError
 from autotune.space.knobs import KNOBS
 
-EXTRA_COLUMNS = ("started_s", "ended_s", "n_steps", "steady", "hint")
+EXTRA_COLUMNS = ("started_s", "ended_s", "n_steps", "steady", "hint", "energy_j_per_image")
 """Columns of RunData.trials after those of trials.csv; from result.json. Seconds count from the start of the run."""
 _TEXT = ("role", "outcome", "error")
 
@@ -162,7 +162,7 @@ def _trials(rows: dict[int, dict[str, Any]], results: tuple[TrialResult, ...], k
             "outcome": r.outcome.value,
             "peak_mem_bytes": max(r.peak_mem_bytes, default=None),
             "ended_s": r.started_s + r.took_s,
-            **{c: getattr(r, c) for c in ("started_s", "n_steps", "steady", "hint")},
+            **{c: getattr(r, c) for c in ("started_s", "n_steps", "steady", "hint", "energy_j_per_image")},
         }
     last_s = 0.0
     for _, row in sorted(rows.items()):

@@ -70,6 +70,9 @@ class State:
         """The best search trial so far; finalists are for the verdict."""
         done = [e for e in self.ended if e.result.role in ("baseline", "trial") and e.result.images_per_s]
         done = [e for e in done if e.result.outcome.measured]
+        if self.objective == "energy":
+            counted = [e for e in done if e.result.energy_j_per_image is not None]
+            return min(counted, key=lambda e: e.result.energy_j_per_image or 0.0, default=None)
         if self.objective != "images_per_s" and all(e.result.job_s is not None for e in done):
             return min(done, key=lambda e: e.result.job_s or 0.0, default=None)
         return max(done, key=lambda e: e.result.images_per_s or 0.0, default=None)

@@ -14,8 +14,9 @@ from pathlib import Path
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
 from autotune.errors import FormatError, writing
 from autotune.machine.limits import oom_kills
-from autotune.machine.nvml import slowdowns, used_memory, wait_until_free
+from autotune.machine.nvml import energy_counter, slowdowns, used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
+from autotune.run.energy import Meter, with_energy
 from autotune.run.launch import argv, environment, make_private_folders
 from autotune.run.outcome import Judgement, classify
 from autotune.run.preloaded import Preloaded
@@ -72,10 +73,15 @@ def run_trial(
         began = time.monotonic()
         start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
         left_s = max(0.0, spec.deadlines.total_s - (time.monotonic() - began))  # a parent's imports are the trial's
-        with slowdowns(spec.gpus) as slowed:
+        with slowdowns(spec.gpus) as slowed, energy_counter(spec.gpus) as joules:
             limited = replace(spec, deadlines=replace(spec.deadlines, total_s=left_s))
-            watcher = Watcher(limited, directory, watch, slowed)
-            end = run_tree(start or cold, tag=tag, poll=watcher, grace_s=spec.deadlines.grace_s)
+            watcher, meter = Watcher(limited, directory, watch, slowed), Meter(joules)
+
+            def poll(elapsed_s: float) -> str | None:
+                meter.look()
+                return watcher(elapsed_s)
+
+            end = run_tree(start or cold, tag=tag, poll=poll, grace_s=spec.deadlines.grace_s)
     finally:
         remove_private_folders(directory)
         remove_shared_memory(shm)
@@ -94,6 +100,8 @@ def run_trial(
         judgement = Judgement(Outcome.UNSTABLE, f"{watcher.slowed_by} while it was measured", COOLER)
     result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
     result = replace(result, warm=start is not None and start.warm)
+    first = next((r for r in records if r.rank == 0), None)
+    result = with_energy(result, first, meter.power_w(first) if first else None)
     with writing(directory.result):
         write_json(directory.result, result)
     directory.shm_before.unlink(missing_ok=True)

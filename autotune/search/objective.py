@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
-from autotune.contract import TrialResult
+from autotune.contract import TrialResult, Verdict
 from autotune.errors import InputError
 
 Objective = Callable[[TrialResult], float | None]
@@ -21,9 +22,15 @@ def _images_per_s(result: TrialResult) -> float | None:
     return 1.0 / result.images_per_s if result.images_per_s else None
 
 
+def _energy(result: TrialResult) -> float | None:
+    """Joules per image, of all GPUs."""
+    return result.energy_j_per_image
+
+
 OBJECTIVES: Final[dict[str, Objective]] = {
     "job_time": _job_time,
     "images_per_s": _images_per_s,
+    "energy": _energy,
 }
 """Name -> number to minimise; None where the trial gave none."""
 
@@ -37,3 +44,21 @@ def check_objective(name: str) -> str:
     if name not in OBJECTIVES:
         raise InputError(f"unknown objective '{name}'", f"one of: {', '.join(OBJECTIVES)}")
     return name
+
+
+_OF_ENERGY: Final = {
+    "x in ": "x fewer J per image in ",
+    "x faster than": "x fewer J per image than",
+    "are faster than": "take fewer J per image than",
+    "was faster than": "took fewer J per image than",
+}
+
+
+def in_words_of(objective: str, verdict: Verdict) -> Verdict:
+    """The verdict, which speaks of speed, in the words of what was compared."""
+    if objective != "energy":
+        return verdict
+    sentence = verdict.sentence
+    for speed, energy in _OF_ENERGY.items():
+        sentence = sentence.replace(speed, energy)
+    return replace(verdict, sentence=sentence)

@@ -246,7 +246,7 @@ class Session:
 
     def _watch(self, number: int, role: Role) -> Any:
         """Show what a trial measures, and stop a search trial that cannot win."""
-        best = self.best().result if role == "trial" and self.baseline else None
+        best = self.best().result if role == "trial" and self.baseline and self.info.objective != "energy" else None
         by_job = self.info.objective == "job_time"
 
         def watch(live: Live) -> str | None:

@@ -157,6 +157,7 @@ class Recorder:
                 job=self.job,
                 phases_s=self.phases_s,
                 error=_describe(error) if error else None,
+                began_s=self.began if self.clock is time.perf_counter else None,  # on Linux the same as monotonic()
                 ended_s=time.monotonic(),
                 sizes=self.sizes,
                 losses=self.losses,

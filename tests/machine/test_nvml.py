@@ -6,7 +6,16 @@ import pynvml
 import pytest
 
 from autotune.contract import Gpu
-from autotune.machine.nvml import FREE_LIMIT_S, read_driver, read_gpus, slowdowns, used_memory, users, wait_until_free
+from autotune.machine.nvml import (
+    FREE_LIMIT_S,
+    energy_counter,
+    read_driver,
+    read_gpus,
+    slowdowns,
+    used_memory,
+    users,
+    wait_until_free,
+)
 
 
 class FakeNvml:
@@ -40,6 +49,7 @@ class FakeNvml:
                 "nvmlDeviceGetMemoryInfo": lambda i: SimpleNamespace(total=80 << 30, used=self._look()),
                 "nvmlDeviceGetCurrentClocksEventReasons": lambda i: self.reasons,
                 "nvmlDeviceGetComputeRunningProcesses": lambda i: [SimpleNamespace(pid=p) for p in self.pids if i == 1],
+                "nvmlDeviceGetTotalEnergyConsumption": lambda i: 1000 * (i + 1),
                 "nvmlSystemGetDriverVersion": lambda: text("580.1"),
             }
             return answers[name](*args)
@@ -136,6 +146,25 @@ def test_without_an_answer_nothing_lowers_the_clock():
             assert look() is None
     with slowdowns((), FakeNvml(reasons=heat)) as look:
         assert look() is None
+
+
+def test_energy_of_all_gpus_together_in_joules():
+    nvml = FakeNvml()
+    assert callable(pynvml.nvmlDeviceGetTotalEnergyConsumption)
+    with energy_counter(("0", "GPU-1"), nvml) as joules:
+        assert (joules(), joules()) == (3.0, 3.0)
+        assert nvml.open == 1
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize("fail", ["nvmlInit", "nvmlDeviceGetTotalEnergyConsumption"])
+def test_a_gpu_that_does_not_count_has_no_energy(fail):
+    with energy_counter(("0", "1"), FakeNvml(fail=fail)) as joules:
+        assert joules() is None
+    with energy_counter(("0", "1"), FakeNvml(lost=1)) as joules:
+        assert joules() is None
+    with energy_counter((), FakeNvml()) as joules:
+        assert joules() is None
 
 
 def test_who_uses_a_gpu():

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from search_world import BASELINE, DOMAIN, FakeClock, FakeSpace, FakeTrainer, make_info, make_plan, rate_of
@@ -190,6 +191,28 @@ def test_every_outcome_is_told(tmp_path):
         "unstable": ("COMPLETE", False),
     }
     assert summary.verdict.status == "gain"  # an unstable trial is not believed, but it may prove itself in fresh runs
+
+
+class FakeMeteredTrainer(FakeTrainer):
+    """Without channels_last its GPU takes three times the power."""
+
+    def __call__(self, spec, directory, **kwargs):
+        result = super().__call__(spec, directory, **kwargs)
+        watts = 100.0 if spec.params["channels_last"] else 300.0
+        return replace(result, energy_j_per_image=watts / result.images_per_s)
+
+
+def test_energy_may_be_won_by_the_slower_one(tmp_path):
+    space = FakeSpace(domain={"torch_threads": (1, 2), "channels_last": (False, True)})
+    clock = FakeClock()
+    plan = make_plan(tmp_path, clock, space=space, budget_s=900.0, info=make_info(budget_s=900.0, objective="energy"))
+    trainer = FakeMeteredTrainer(clock)
+    summary = search(plan, trainer)
+    best = {f.name: f for f in summary.verdict.finalists}["best"].params
+    assert (best["channels_last"], best["torch_threads"]) == (True, 2)
+    assert "x fewer J per image than your settings" in summary.verdict.sentence
+    assert "faster" not in summary.verdict.sentence
+    assert not [t for t in study_of(plan).trials if t.user_attrs.get("outcome") == "pruned"], "slower is no reason"
 
 
 def test_racing_prunes_with_its_value(tmp_path):

@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from autotune.contract import JOB_TERMS, EpochEnd, Outcome, TrialResult
+from autotune.contract import JOB_TERMS, EpochEnd, Outcome, TrialResult, Verdict
 from autotune.search.job_time import Ends, EpochEnds, closed_ratio, extra_optimizer_steps, job_s, with_job
-from autotune.search.objective import OBJECTIVES
+from autotune.search.objective import OBJECTIVES, in_words_of
+from autotune.search.verdict import judge
 
 
 def result(**fields):
@@ -53,13 +54,30 @@ def test_a_dead_trial_has_no_job_time():
     dead = with_job(result(outcome=Outcome.CRASH, images_per_s=None, phases_s={}, job={}), result())
     assert dead.job_s is None
     assert dead.job_terms == dict.fromkeys(JOB_TERMS)
-    assert [f(dead) for f in OBJECTIVES.values()] == [None, None]
+    assert [f(dead) for f in OBJECTIVES.values()] == [None, None, None]
 
 
 def test_objectives_are_minimised():
     done = with_job(result())
     assert OBJECTIVES["job_time"](done) == 1019.0
     assert OBJECTIVES["images_per_s"](done) == pytest.approx(0.01)
+    assert OBJECTIVES["energy"](result(energy_j_per_image=1.5)) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ([{"baseline": 2.0 + i / 100, "best": 1.0} for i in range(3)], "x fewer J per image than your settings"),
+        ([{"baseline": 1.0, "best": 2.0 + i / 100} for i in range(3)], "your settings take fewer J per image than"),
+        ([{"baseline": 1.0, "best": 1.0 + (i - 1) / 50} for i in range(3)], "no significant gain"),
+    ],
+)
+def test_the_verdict_on_energy_does_not_speak_of_speed(blocks, said):
+    judgement = judge(blocks)
+    verdict = in_words_of("energy", Verdict(status=judgement.status, sentence=judgement.sentence))
+    assert said in verdict.sentence
+    assert "fast" not in verdict.sentence
+    assert in_words_of("job_time", verdict) is verdict
 
 
 def test_an_epoch_without_its_last_incomplete_batch_trains_fewer_images():
