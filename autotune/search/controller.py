@@ -19,11 +19,11 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import NoTrialError
-from autotune.search import ablation, capacity, certificates, communication, epoch_ends, numerics, posterior, probes
+from autotune.search import ablation, capacity, certificates, communication, epoch_ends, numerics, probes
 from autotune.search.ablation import Ablated
 from autotune.search.baseline import measure_baseline
 from autotune.search.conclusion import verdict_of
-from autotune.search.finalists import Stage, make_stage, reserve_s, run_blocks
+from autotune.search.finalists import Stage, candidates_of, make_stage, reserve_s, run_blocks
 from autotune.search.objective import check_objective, in_words_of
 from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
@@ -97,7 +97,7 @@ def _search(
             probes.of_baseline(session)
             session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
             stopped = explore(session)
-            epoch_ends.of_finalists(session, (r.result.params for r in posterior.candidates(session)))
+            epoch_ends.of_finalists(session, candidates_of(session))
             stage = make_stage(session, keep_s=_reserve_s(session))
             if stage is not None:
                 session.phase("finalists", f"{len(stage.configs)} configurations in interleaved blocks")

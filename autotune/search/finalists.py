@@ -95,6 +95,13 @@ class Stage:
         return {name: self.params_of(inner) for name, inner in self.names.items()}
 
 
+def candidates_of(session: Session) -> list[Params]:
+    """What make_stage would compare now, the likeliest first, and then what plain YOLO carries of each."""
+    chosen = posterior.candidates(session)
+    projections = [p for ran in chosen if (p := projection_of(session, ran)[0]) is not None]
+    return [ran.result.params for ran in chosen] + projections
+
+
 def make_stage(session: Session, keep_s: float = 0.0) -> Stage | None:
     """The stage that this search needs, with as many candidates as the time left pays three blocks for.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.contract import Ablation, Numerics, Outcome, RunDir, Transport, TrialResult
+from autotune.contract import Ablation, Numerics, Outcome, Params, RunDir, Transport, TrialResult
 from autotune.report.figures import FIGURES
 from autotune.report.load import RunData, load_run
 
@@ -44,7 +44,7 @@ def test_every_figure_is_drawn_or_says_why(edge_run: RunDir) -> None:
 
 def test_a_whole_run_draws_everything(tmp_path: Path) -> None:
     results = with_probes(default_results(20, ALL_FAILURES))
-    run = load_run(make_run(tmp_path / "r", results=results).path)
+    run = with_ablation(load_run(make_run(tmp_path / "r", results=results).path))
     assert [name for name, draw in FIGURES.items() if not draw(run).drawn] == ["ranks"]
     assert FIGURES["ranks"](run).reason == "This job has one rank, which exchanges nothing."
 
@@ -107,7 +107,12 @@ def test_before_after_of_a_stage_that_was_interrupted_in_its_first_run(tmp_path:
 
 def ablated(tmp_path: Path) -> RunData:
     best = {**BASE, "torch_threads": 2, "batch_per_gpu": 64, "cache": "ram"}
-    run = load_run(make_run(tmp_path / "r", results=[result_of(0), result_of(1, params=best)]).path)
+    return with_ablation(
+        load_run(make_run(tmp_path / "r", results=[result_of(0), result_of(1, params=best)]).path), best
+    )
+
+
+def with_ablation(run: RunData, best: Params = BASE) -> RunData:
     found = (
         Ablation(
             knob="torch_threads", value=2, baseline=1, params=best, numbers=(7, 9), gain=1.5, ci95_lo=1.4, ci95_hi=1.6

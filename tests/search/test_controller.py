@@ -124,6 +124,7 @@ def test_trials_csv_and_events(whole):
         "probes",
         "certificate",
         "certificate",
+        "ablation",
     ]
     assert "trial_progress" not in kinds
     assert {e.kind for e in seen} >= {"trial_progress", "trial_started", "trial_ended"}

@@ -87,7 +87,7 @@ def test_the_length_of_the_job_decides_who_wins(tmp_path):
 
 
 def test_every_trial_is_compared_by_the_same_terms(tmp_path):
-    _, trainer, plan = run(tmp_path, epochs=100, domain={"torch_threads": (1, 2), "workers": (0, 1, 2)})
+    summary, trainer, plan = run(tmp_path, epochs=100, domain={"torch_threads": (1, 2), "workers": (0, 1, 2)})
     results = results_of(plan)
     known = {tuple(t for t, s in r.job_terms.items() if s is not None) for r in results.values() if r.role != "probe"}
     assert len(known) == 1
@@ -110,7 +110,7 @@ def test_every_trial_is_compared_by_the_same_terms(tmp_path):
         assert r.job_terms["val_s"] == base.job_terms["val_s"]
         assert told[r.number] == pytest.approx(r.job_s)
     fresh = [r for r in results.values() if r.role == "finalist"]
-    assert fresh
+    assert {f.name for f in summary.verdict.finalists} >= {"baseline", "best", "second", "best_yaml"}
     for r in fresh:
         assert not {"val_s", "closed_epochs_s"} & set(r.job_estimated)
 

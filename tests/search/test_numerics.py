@@ -77,7 +77,10 @@ def test_four_runs_after_the_finalists_on_the_baseline_but_for_the_rounding(alik
     summary, trainer, _ = alike
     asked = [(s.params["torch_threads"], s.train_args["seed"]) for s in checks(trainer)]
     assert asked == [(1, 0), (2, 0), (1, 1), (1, 2)]
-    assert [s.probe for s in trainer.specs[-4:]] == ["losses"] * 4, "they come last"
+    roles = [s.probe or s.role for s in trainer.specs]
+    last = len(roles) - roles[::-1].index("finalist")
+    assert [r for r in roles[last:] if r != "ablation"][-4:] == ["losses"] * 4, "after all that is timed, but for"
+    assert roles.index("losses") < roles.index("ablation"), "what only explains"
     best = next(f.params for f in summary.verdict.finalists if f.name == "best")
     assert best["batch_per_gpu"] == 64, "which is another training, and not looked at"
     assert all({**s.params, "torch_threads": 1} == BASELINE for s in checks(trainer))
