@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
-
-import psutil
 
 from autotune import resume
 from autotune.accuracy import last_words, verified
@@ -29,43 +25,22 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
-from autotune.folders import git_state, label, make_folder, point_latest
+from autotune.folders import label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
-from autotune.machine.distributions import distributions
-from autotune.machine.nccl import kept_note
-from autotune.port import SpacePort
-from autotune.question import TRIAL_ARGS, Question, Request, understand
-from autotune.run.dataset import DatasetView, decode_rate
+from autotune.job import Job, info_of, plan_of
+from autotune.question import Request, understand
+from autotune.run.dataset import DatasetView
 from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run, refuse_if_used
-from autotune.run.page_cache import warm_page_cache
 from autotune.run.preloaded import Preloaded
-from autotune.run.transport import logging_env
 from autotune.run.trial import run_trial
 from autotune.search import journal
 from autotune.search.budget import Budget
 from autotune.search.controller import search as run_search
-from autotune.search.past import Past
-from autotune.search.plan import Plan, RunTrial
-from autotune.simulation import Simulation, simulated
+from autotune.search.plan import RunTrial
+from autotune.simulation import Simulation
 from autotune.space.space import dump_space
 from autotune.trackers import Tracker
-
-READING_FRAC: Final = 0.05
-"""Of the budget, at most, for reading the dataset once before the first trial."""
-REPORT_S: Final = 8.0
-"""Kept back for exports (they import Ultralytics once to check best.yaml) and the report."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """A question that has its folder and its clock."""
-
-    question: Question
-    run_dir: RunDir
-    info: RunInfo
-    budget: Budget
-    past: Past | None = None
 
 
 def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, int]:
@@ -90,7 +65,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
                 sweep_files(job.run_dir)
 
 
-def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
+def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> Job:
     """A new run folder; the device and the folder are ours until the stack ends."""
     question = understand(request, observers)
     n_ranks = question.ctx.n_ranks
@@ -105,14 +80,14 @@ def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
     if sign:
         sign(folder)
     run_dir = RunDir(folder)
-    info = _info(question, folder.name)
+    info = info_of(question, folder.name)
     write_json(run_dir.machine, question.machine)
     run_dir.space.write_text(dump_space(question.space), encoding="utf-8")
     write_json(run_dir.info, info)  # last: what has it can be resumed
-    return _Job(question=question, run_dir=run_dir, info=info, budget=budget)
+    return Job(question=question, run_dir=run_dir, info=info, budget=budget)
 
 
-def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> _Job:
+def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> Job:
     """The folder of an earlier search, when today's question is the one that it asks."""
     assert request.resume is not None
     run = resume.earlier(request.resume)
@@ -131,10 +106,10 @@ def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
     info = resume.continued(run.info, question, past)
     write_json(run.run_dir.info, info)
     question = replace(question, segment=past.segment or question.segment, headline=f"resumed: {question.headline}")
-    return _Job(question=question, run_dir=run.run_dir, info=info, budget=budget, past=past)
+    return Job(question=question, run_dir=run.run_dir, info=info, budget=budget, past=past)
 
 
-def _answer(job: _Job, observers: Sequence[Observer]) -> int:
+def _answer(job: Job, observers: Sequence[Observer]) -> int:
     """Search, export, report; returns the exit code."""
     question, run_dir, budget, folder = job.question, job.run_dir, job.budget, job.run_dir.path
     emit = partial(journal.emit, run_dir, observers)
@@ -158,7 +133,7 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
         try:
             warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
             run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
-            summary = run_search(_plan(job, data_for), run, observers, measured)
+            summary = run_search(plan_of(job, data_for), run, observers, measured)
             summary = verified(summary, question, run_dir, budget, data_for, emit, lambda: interrupt.heard)
         except NoTrialError:
             # The error itself is printed once, by the command line.
@@ -170,7 +145,7 @@ def _answer(job: _Job, observers: Sequence[Observer]) -> int:
         return _hand_over(job, summary, observers, interrupt)
 
 
-def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], interrupt: Noted) -> int:
+def _hand_over(job: Job, summary: Summary, observers: Sequence[Observer], interrupt: Noted) -> int:
     """Export, report and last words; returns the exit code."""
     run_dir, budget = job.run_dir, job.budget
     if job.question.request.dry_run:  # the sentence is what people copy: it must not travel without the label
@@ -203,82 +178,6 @@ def _hand_over(job: _Job, summary: Summary, observers: Sequence[Observer], inter
     if failed:
         raise failed
     return EXIT_INTERRUPTED if interrupt.heard else EXIT_OK
-
-
-def _info(question: Question, name: str) -> RunInfo:
-    request = question.request
-    return RunInfo(
-        name=name,
-        command=request.command,
-        started=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
-        budget_s=question.budget_s,
-        objective=request.objective,
-        strategy=request.strategy,
-        space=question.space.name,
-        training=request.training,
-        seed=request.seed,
-        backend="synthetic" if request.dry_run else "yolo",
-        simulated=request.dry_run,
-        task=question.task,
-        device=question.device,
-        gpus=question.gpus,
-        n_ranks=question.ctx.n_ranks,
-        mem_limit_bytes=question.memory.of_trial,
-        train_args=question.job,
-        n_images=question.ctx.n_images,
-        user_args=question.user,
-        assume_transport=request.assume_transport,
-        nccl_set=question.nccl_set,
-        versions=question.machine.versions,
-        distributions=distributions(),
-        data_folders=question.dataset.folders if question.dataset else (),
-        datasets_dir=question.dataset.datasets_dir if question.dataset else None,
-        git=git_state(),
-    )
-
-
-def _plan(job: _Job, data_for: Callable[[Value], str]) -> Plan:
-    question = job.question
-    plan = Plan(
-        run_dir=job.run_dir,
-        info=job.info,
-        space=SpacePort(question.space, question.ctx, question.request.training),
-        budget=job.budget,
-        data_for=data_for,
-        # CUDA_VISIBLE_DEVICES narrows a trial to its GPUs, which are then numbers 0 to n-1.
-        trial_args={**TRIAL_ARGS, "device": ",".join(map(str, range(len(question.gpus)))) or "cpu"},
-        baseline_env=logging_env(question.ctx.n_ranks, question.ctx.device, question.nccl_set),
-        segment=question.segment,
-        n_images=question.ctx.n_images,
-        images_decoded_per_s=_decode_rate(question),
-        report_s=REPORT_S,
-        notes=(*question.notes, *kept_note(question.nccl_set), *_page_cache_notes(job)),
-        memory=question.memory,
-        past=job.past,
-    )
-    return simulated(plan) if question.request.dry_run else plan
-
-
-def _page_cache_notes(job: _Job) -> tuple[str, ...]:
-    """Read the dataset once, so that the first trial meets the page cache that all others meet; what that gave."""
-    question = job.question
-    if not question.dataset or question.request.dry_run:
-        return ()
-    with job.budget.spend("setup"):
-        read = warm_page_cache(
-            question.job["data"],
-            question.task,
-            free_ram_bytes=psutil.virtual_memory().available,
-            limit_s=READING_FRAC * job.budget.total_s,
-        )
-    return (read.note,)
-
-
-def _decode_rate(question: Question) -> float | None:
-    """What a cache fill will cost: from 200 of the user's images, when the space has a cache to fill."""
-    if not question.dataset or "cache" not in question.space.knobs:
-        return None
-    return decode_rate(question.job["data"], question.task, int(question.job["imgsz"]))
 
 
 def _export(run_dir: RunDir, summary: Summary, info: RunInfo) -> tuple[str, ...]:

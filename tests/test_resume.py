@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from autotune import question
-from autotune.app import _info
 from autotune.contract import Gpu, Machine, RunDir, RunInfo, Summary, read_json, write_json
 from autotune.errors import InputError, MachineError
+from autotune.job import info_of
 from autotune.machine.facts import fingerprint
 from autotune.question import Question, Request, understand
 from autotune.resume import Earlier, check
@@ -156,7 +156,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Question,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("NCCL_ALGO", "Ring")
     asked = understand(Request(gpus="2", dry_run=True, out=str(tmp_path)))
-    info = replace(_info(asked, "run-1"), simulated=False)
+    info = replace(info_of(asked, "run-1"), simulated=False)
     return asked, Earlier(run_dir=RunDir(tmp_path / "run-1"), info=info, machine=machine)
 
 

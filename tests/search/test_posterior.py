@@ -72,7 +72,7 @@ def test_the_lucky_trial_is_no_candidate_before_the_better_ones(tmp_path):
     from autotune.search.controller import search
 
     clock = FakeClock()
-    summary = search(make_plan(tmp_path / "r", clock, budget_s=2500.0, max_trials=12), FakeTrainer(clock, noise=0.03))
+    summary = search(make_plan(tmp_path / "r", clock, budget_s=4000.0, max_trials=20), FakeTrainer(clock, noise=0.03))
     names = [f.name for f in summary.verdict.finalists]
     assert names[:3] == ["baseline", "best", "second"]
     params = [tuple(sorted(f.params.items(), key=str)) for f in summary.verdict.finalists]
