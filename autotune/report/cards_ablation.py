@@ -23,9 +23,10 @@ def ablation(run: RunData) -> Card:
     ]
     df = pd.DataFrame(rows, columns=columns)
     known = [a for a in found if a.gain is not None]
-    left_out = [f"{a.knob}: {a.note}" for a in found if a.gain is None]
+    reasons = dict.fromkeys(a.note for a in found if a.gain is None)
+    left_out = [f"{', '.join(a.knob for a in found if a.gain is None and a.note == why)} ({why})" for why in reasons]
     if not known:
-        why = "; ".join(left_out) or "it is measured for a winner whose gain is proven"
+        why = ", ".join(left_out) or "it is measured for a winner whose gain is proven"
         return no_card(run, title, f"No change of the winner was set back alone: {why}", df)
     figure = base_figure(80 + 34 * len(known))
     figure.add_scatter(
@@ -62,5 +63,5 @@ def ablation(run: RunData) -> Card:
     if unsure:
         note += f" Not shown to matter: {', '.join(unsure)}."
     if left_out:
-        note += f" Not measured: {'; '.join(left_out)}."
+        note += f" Not measured: {', '.join(left_out)}."
     return make_card(run, title, note.strip(), df, figure=figure)

@@ -54,8 +54,6 @@ def importance(run: RunData) -> Card:
         note += (
             f" Only {words.plural(summary.n_feasible, 'trial')} gave a number: with under {FEW_TRIALS} this is a hint."
         )
-    if summary.importance_note:
-        note += f" {summary.importance_note}"
     return make_card(run, title, note, df, figure=figure)
 
 

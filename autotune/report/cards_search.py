@@ -23,7 +23,12 @@ from autotune.report.cards import (
 )
 from autotune.report.load import RunData
 
-_ROLE_MARKS = {"baseline": "diamond", "sentinel": "diamond-open", "finalist": "square-open", "ablation": "square-open"}
+_ROLE_MARKS = {
+    "baseline": "diamond",
+    "sentinel": "diamond-open",
+    "finalist": "square-open",
+    "ablation": "triangle-up-open",
+}
 _KINDS = {
     "baseline": "your arguments",
     "sentinel": "yours again",

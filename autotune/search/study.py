@@ -28,7 +28,6 @@ FEASIBLE: Final = "feasible"
 INFEASIBLE: Final = frozenset({Outcome.OOM, Outcome.TIMEOUT, Outcome.INVALID, Outcome.MISMATCH})
 FORGOTTEN: Final = frozenset({Outcome.CRASH, Outcome.INTERRUPTED})
 MIN_FOR_IMPORTANCE: Final = 5
-FEW_FOR_IMPORTANCE: Final = 20
 TOP_SHARE: Final = 0.25
 """Importance for being among the best quarter: Optuna's tenth would be two of twenty trials (SEARCH 5.7)."""
 STORAGE_ERRORS: Final = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error)
@@ -240,10 +239,7 @@ class Study:
         total = sum(shares.values())
         if not math.isfinite(total) or total <= 0:
             return {}, "no knob stands out of the noise", len(trials)
-        note = ""
-        if len(trials) < FEW_FOR_IMPORTANCE:
-            note = f"only {len(trials)} measured configurations: an indication, not a result"
-        return {n: s / total for n, s in shares.items()}, note, len(trials)
+        return {n: s / total for n, s in shares.items()}, "", len(trials)
 
     def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> TrialState:
         self._study.tell(trial, value, state=state)

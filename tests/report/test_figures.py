@@ -153,7 +153,7 @@ def test_ablation_shows_intervals_and_says_what_is_not_shown_to_matter(tmp_path:
     card = FIGURES["ablation"](run)
     assert card.note == (
         "Measured, each alone set back to your value: torch_threads 1.50x (1.40 to 1.60). "
-        "Not shown to matter: batch_per_gpu. Not measured: cache: no time was left for it."
+        "Not shown to matter: batch_per_gpu. Not measured: cache (no time was left for it)."
     )
     [points] = [t for t in json.loads(card.figure.to_json())["data"] if t["type"] == "scatter"]  # type: ignore[union-attr]
     assert points["x"] == [1.5, 1.02]
