@@ -18,6 +18,10 @@ COMMANDS = sorted(set(re.findall(r"python -m autotune ([^`\n]+)", README)))
 ELSEWHERE = {
     # Trains for real: tests/test_real_search.py runs it.
     "train results/latest epochs=300",
+    # Real receipts are measured again: tests/test_recheck.py has one (and a simulated one, which is refused).
+    "recheck results/latest/best",
+    # Needs both trackers' packages in a session of their own: tests/test_trackers.py runs it.
+    "search --track wandb,mlflow --budget 30m data=YOUR.yaml",
     # There is nothing to trace in a simulated trial: tests/worker/test_trace.py traces a real one.
     "trial results/latest/trials/0003 --trace",
     # Trains for real: tests/test_batch.py runs it.
@@ -44,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_were_found() -> None:
     verbs = {c.split()[0] for c in COMMANDS}
-    assert verbs == {"search", "train", "report", "export", "trial", "spaces", "batch", "doctor"}
+    assert verbs == {"search", "train", "report", "export", "trial", "spaces", "batch", "doctor", "recheck"}
     assert set(COMMANDS) >= ELSEWHERE
 
 
