@@ -24,7 +24,7 @@ from autotune.search.verdict import BASELINE, compare, pooled_variance
 MOST_OF_BUDGET: Final = 0.1
 """It explains a result and finds none: in half an hour three minutes, in five minutes a change or none."""
 MOST_OF_RESERVE: Final = 0.05
-"""Of the budget, what the search leaves for it; the rest of its share is what the finalists' careful reserve left over."""
+"""Of the budget, what the search leaves for it; the rest of its share is what the finalists did not need."""
 MAX_BLOCKS: Final = 2
 WINNER: Final = "winner"
 
