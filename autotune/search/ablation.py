@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autotune.contract import Ablation, Params
+from autotune.contract import Ablation, Outcome, Params
 from autotune.search import posterior
 from autotune.search.finalists import RESERVE_MARGIN, Stage
 from autotune.search.proposals import changes_of, key_of
@@ -80,6 +80,8 @@ def run(session: Session, ablated: Ablated) -> None:
         for name in order:
             params = ablated.winner.result.params if name == WINNER else ablated.without[name]
             block[name] = session.ask_and_run("ablation", params)
+            if block[name].result.outcome is Outcome.INTERRUPTED:
+                return  # the budget is over
             if block[name].failed and name != WINNER:
                 result = block[name].result
                 ablated.notes[name] = f"without it the run failed ({result.outcome}: {result.error})"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autotune.contract import FinalistName, Params
+from autotune.contract import FinalistName, Outcome, Params
 from autotune.search import posterior
 from autotune.search.contest import PROJECTION, Contest, Entry
 from autotune.search.proposals import key_of, yolo_projection
@@ -167,6 +167,8 @@ def run_blocks(session: Session, stage: Stage) -> None:
         stage.runs.append(block)
         for name in order:
             ran = block[name] = session.ask_and_run("finalist", stage.params_of(name))
+            if ran.result.outcome is Outcome.INTERRUPTED:
+                break  # the budget is over
             if ran.value and ran.result.outcome.measured:
                 values[name] = ran.value
             elif name != BASELINE and ran.failed:
