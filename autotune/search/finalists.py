@@ -69,9 +69,12 @@ class Stage:
     def winner(self) -> Ran | None:
         """The search trial that won, or would win now; None: the user's own settings, or every candidate failed."""
         leader = self.contest.leader
-        if leader is None or (self.own_is_best and self.judgement().status != "gain"):
+        if leader is None:
             return None
-        return self.candidates[leader]
+        judgement = self.judgement()
+        # What the search found may turn out to be slower: then nobody is handed it.
+        slower = judgement.status == "no_gain" and (judgement.ratios[leader].ci95_hi or 1.0) < 1.0
+        return None if slower or (self.own_is_best and judgement.status != "gain") else self.candidates[leader]
 
     @property
     def names(self) -> dict[FinalistName, str]:
