@@ -15,6 +15,7 @@ from autotune.folders import find_winner
 from autotune.machine.facts import changes, describe, read_machine, resolve_gpus
 from autotune.report.receipt import Job, Receipt, read_receipt
 from autotune.run.dataset import inspect_dataset
+from autotune.run.energy import check_energy
 from autotune.space.ranks import count_ranks
 from autotune.space.yolo_args import parse_pairs, resolve_model, yolo_defaults
 
@@ -90,6 +91,7 @@ def find_claim(path: str, flag: str | None, pairs: Sequence[str]) -> Claim:
         raise InputError(
             f"the receipt is of {winner.n_ranks} GPUs, this would be {len(gpus)}", f"--gpus {winner.n_ranks}"
         )
+    check_energy(receipt.objective, gpus, simulated=False)
     count_ranks(None if gpus else winner.n_ranks, gpus, machine)
     dataset = inspect_dataset(str(given.get("data", args["data"])), winner.task)
     then = receipt.machine

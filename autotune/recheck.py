@@ -28,7 +28,7 @@ from autotune.folders import make_folder
 from autotune.interrupts import uninterrupted
 from autotune.question import TRIAL_ARGS
 from autotune.report.receipt import Fresh, Receipt
-from autotune.report.rechecks import UNITS, Block, Recheck, block_line, change_line, summary_lines
+from autotune.report.rechecks import Block, Recheck, block_line, change_line, summary_lines, units
 from autotune.report.words import seconds
 from autotune.run.dataset import DatasetView
 from autotune.run.leftover import kill_leftovers, sweep_files
@@ -37,6 +37,7 @@ from autotune.run.page_cache import warm_page_cache
 from autotune.run.trial import run_trial
 from autotune.search.budget import Budget, parse_budget
 from autotune.search.holds import compare_now, holding, moved, worth
+from autotune.search.objective import spoken
 from autotune.search.proposals import changes_of
 from autotune.search.verdict import MIN_BLOCKS
 
@@ -111,7 +112,7 @@ def recheck(
         try:
             free, limit_s = psutil.virtual_memory().available, READING_FRAC * clock.total_s
             warm_page_cache(claim.data, claim.winner.task, free_ram_bytes=free, limit_s=limit_s)
-            say(UNITS)
+            say(units(claim.receipt.objective))
             _measure(claim, run_dir, view, clock, seen, say)
         except KeyboardInterrupt:
             seen.interrupted = True
@@ -240,7 +241,7 @@ def _conclude(claim: Claim, seen: _Seen, clock: Budget) -> Recheck:
         sentence = f"{start} did not run here {why}"
     elif now is not None:
         held = holding(then.ratio, now)
-        status, sentence = held.status, held.sentence
+        status, sentence = held.status, spoken(then.objective, held.sentence)
     else:
         n_whole = sum(len(v) == len(NAMES) for v in values)
         sentence = f"cannot tell: {n_whole} of {MIN_BLOCKS} blocks were run"

@@ -218,12 +218,17 @@ def test_refuses_what_proves_nothing(tmp_path: Path, tiny: Path) -> None:
     simulated = best_in(tmp_path / "a", receipt_for(tiny), simulated=True)
     unconfirmed = best_in(tmp_path / "b", receipt_for(tiny, ratio=None))
     ranks = best_in(tmp_path / "c", receipt_for(tiny), n_ranks=500)
+    energy = best_in(tmp_path / "e", receipt_for(tiny, objective="energy"))
+    torn = best_in(tmp_path / "f", receipt_for(tiny))
+    (torn / "receipt.json").write_text('{"format": "one"}', encoding="utf-8")
     alone = best_in(tmp_path / "d", receipt_for(tiny))
     (alone / "receipt.json").unlink()
     for best, word in (
         (simulated, "--dry-run"),
         (unconfirmed, "claims no speed-up"),
         (ranks, "500 ranks"),
+        (energy, "only their drivers count energy"),
+        (torn, "cannot read a Receipt"),
         (alone, "no receipt.json"),
         (tmp_path, "no winner.json"),
     ):

@@ -36,7 +36,8 @@ def from_dict(cls: type[T], data: dict[str, Any]) -> T:
     Raises:
         FormatError: the file is newer than this autotune, or a field is missing or unknown.
     """
-    if isinstance(data, dict) and int(data.get("format", FORMAT)) > FORMAT:
+    version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
+    if isinstance(version, int) and version > FORMAT:
         raise FormatError(
             f"{cls.__name__} has format {data['format']}, this autotune reads up to {FORMAT}",
             "update autotune: pip install -U yolo-autotune",

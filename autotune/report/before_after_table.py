@@ -99,6 +99,8 @@ def before_after_rows(
         rows.append(Row(name="epoch_one", label=one, yours=_alone_s(info, yours), tuned=_alone_s(info, tuned)))
     epochs = _epoch_s(info, yours), _epoch_s(info, tuned)
     ratio = _speed_ratio(yours, tuned, summary) if final else (None, None, None)
+    if info.objective == "energy":  # the verdict's spread is of joules, which tells nothing of throughput's
+        ratio = ratio[0], None, None
     if final and info.objective == "images_per_s":
         ratio = final.speedup, final.ci95_lo, final.ci95_hi
     label = f"one epoch on {_ranks(info)}"

@@ -55,7 +55,9 @@ def ablation(run: RunData) -> Card:
     )
     figure.add_vline(x=1.0, line={"color": "#8a93a3", "dash": "dot", "width": 1})
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(title_text="times as fast with it as without it (95 % CI; open: not shown to matter)")
+    energy = run.info.objective == "energy"
+    times = "times as many images per joule" if energy else "times as fast"
+    figure.update_xaxes(title_text=f"{times} with it as without it (95 % CI; open: not shown to matter)")
     figure.update_yaxes(autorange="reversed", showgrid=False)
     helps = [f"{a.knob} {gain_words(a)}" for a in known if matters(a)]
     unsure = [a.knob for a in known if not matters(a)]

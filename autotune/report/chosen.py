@@ -136,7 +136,7 @@ def yaml_header(name: str, chosen: Chosen, winner: Winner | None) -> list[str]:
     if winner is not None and (winner.env or winner.patches):
         rest = ", ".join(f"{k}={v}" for k, v in (winner.env | winner.patches).items())
         alone = chosen.finalist("best_yaml")
-        speed = f"{_speed(alone)}, from fresh runs" if alone is not None else "not measured"
+        speed = f"{_speed(alone, info.objective)}, from fresh runs" if alone is not None else "not measured"
         lines.append(f"Not in this file, launch.sh sets them: {rest}. This file alone: {speed}.")
     return lines
 
@@ -146,14 +146,15 @@ def _figures(chosen: Chosen) -> list[str]:
     best, base = chosen.finalist("best"), chosen.finalist("baseline")
     if best is None or base is None:
         return []
-    return [f"{_speed(best)}; your baseline {_speed(base)}; {chosen.summary.verdict.n_blocks} interleaved blocks."]
+    yours, tuned = (_speed(f, chosen.info.objective) for f in (base, best))
+    return [f"{tuned}; your baseline {yours}; {chosen.summary.verdict.n_blocks} interleaved blocks."]
 
 
-def _speed(f: Finalist) -> str:
-    """images/s and, against the baseline, the ratio with its interval."""
+def _speed(f: Finalist, objective: str) -> str:
+    """images/s and, against the baseline, the ratio of what was compared with its interval."""
     text = f"{f.images_per_s:.5g} images/s" if f.images_per_s is not None else "no images/s"
     if f.name != "baseline" and f.speedup is not None:
-        text += f" ({f.speedup:.3g} x"
+        text += f" ({f.speedup:.3g} x{' fewer J per image' if objective == 'energy' else ''}"
         if f.ci95_lo is not None and f.ci95_hi is not None:
             text += f", 95 % interval {f.ci95_lo:.3g} to {f.ci95_hi:.3g}"
         text += ")"

@@ -190,7 +190,7 @@ def read_receipt(folder: Path) -> Receipt:
         raise FormatError(f"{path} cannot be read: {e}") from e
     if not isinstance(data, dict):
         raise FormatError(f"{path} is not a receipt", "the file is damaged or not one of autotune's")
-    if int(data.get("format", FORMAT)) <= FORMAT and "baseline" not in data:
+    if data.get("format", FORMAT) in range(FORMAT + 1) and "baseline" not in data:
         raise InputError(f"{path} is of an older autotune: your own settings are not in it", "autotune export RUN")
     return from_dict(Receipt, {k: v for k, v in data.items() if k in Receipt.__dataclass_fields__})
 

@@ -14,7 +14,6 @@ from autotune.errors import FormatError
 from autotune.report import words
 
 ROW: Final = "{:>6} {:>15} {:>15}   {}"
-UNITS: Final = ROW.format("block", "yours, images/s", "winner", "speed-up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +54,12 @@ class Recheck:
     rates_then: Block
     """Geometric means over the receipt's runs."""
     blocks: tuple[Block, ...] = ()
+
+
+def units(objective: str) -> str:
+    """The head of the table."""
+    last = "times fewer joules per image" if objective == "energy" else "speed-up"
+    return ROW.format("block", "yours, images/s", "winner", last)
 
 
 def block_line(number: int, block: Block) -> str:

@@ -106,7 +106,8 @@ def _lightly(info: RunInfo, job: dict[str, Any], args: dict[str, Any]) -> Iterat
         whole, few = "all images", "the last images that were loaded"
         yield Difference("mosaic draws from", *((few, whole) if caches[1] else (whole, few)), "cache=ram")
     compiled = [_value(a, "compile") not in (False, None, "") for a in (job, args)]
-    if compiled[0] != compiled[1] and info.n_images is not None and (rest := info.n_images % max(new, 1)):
+    # Of a dataset that is smaller than the batch, a batch is the whole.
+    if compiled[0] != compiled[1] and info.n_images and (rest := info.n_images % min(max(new, 1), info.n_images)):
         left, n = f"{rest} of {info.n_images} images", "none"
         yield Difference("left out of an epoch", *((n, left) if compiled[1] else (left, n)), "compile")
 

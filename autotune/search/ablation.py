@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autotune.contract import Ablation, Params
+from autotune.contract import Ablation, Outcome, Params
 from autotune.search import posterior
 from autotune.search.finalists import RESERVE_MARGIN, Stage
 from autotune.search.proposals import changes_of, key_of
@@ -67,7 +67,9 @@ def run(session: Session, ablated: Ablated) -> None:
     """Measure as many changes as the share of the budget and the time left hold, once and then again."""
     rng = random.Random(session.info.seed + 1)
     budget = session.plan.budget
-    end_s = min(session.t_s + MOST_OF_BUDGET * budget.total_s, session.t_s + budget.left_s() - session.plan.report_s)
+    end_s = min(
+        session.t_s + MOST_OF_BUDGET * session.plan.given_s, session.t_s + budget.left_s() - session.plan.report_s
+    )
     for i in range(MAX_BLOCKS):
         knobs = _fitting(session, ablated, end_s - session.t_s)
         if not knobs:
@@ -82,6 +84,8 @@ def run(session: Session, ablated: Ablated) -> None:
         for name in order:
             params = ablated.winner.result.params if name == WINNER else ablated.without[name]
             block[name] = session.ask_and_run("ablation", params)
+            if block[name].result.outcome is Outcome.INTERRUPTED:
+                return  # the budget is over
             if block[name].failed and name != WINNER:
                 result = block[name].result
                 ablated.notes[name] = f"without it the run failed ({result.outcome}: {result.error})"
@@ -107,7 +111,7 @@ def reserve_s(session: Session) -> float:
     best = session.best()
     if len(best.changes) < 2:
         return 0.0
-    share_s = MOST_OF_RESERVE * session.plan.budget.total_s
+    share_s = MOST_OF_RESERVE * session.plan.given_s
     run_s = RESERVE_MARGIN * session.price_s(best.result.params)
     wanted_s = MAX_BLOCKS * (1 + len(best.changes)) * run_s
     return min(wanted_s, share_s) if 2 * run_s <= share_s else 0.0

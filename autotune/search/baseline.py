@@ -58,7 +58,10 @@ def _half(batch: Any, n_ranks: int) -> int | None:
 
 def _refuse(session: Session, ran: Ran) -> None:
     """Stop: there is nothing to be compared with."""
-    reasons = [f"trial {r.number}: {r.result.outcome}: {r.result.error or 'no throughput'}" for r in session.ran]
+    lacks = (
+        "no energy was counted" if session.info.objective == "energy" and ran.result.images_per_s else "no throughput"
+    )
+    reasons = [f"trial {r.number}: {r.result.outcome}: {r.result.error or lacks}" for r in session.ran]
     hint = ran.result.hint or f"its log: {session.plan.run_dir.trial(ran.number).log}"
     raise NoTrialError(f"your own settings do not run here: {'; '.join(reasons)}", hint)
 

@@ -30,7 +30,7 @@ DEADLINE: Final = 3.0
 def reserve_s(session: Session) -> float:
     """Seconds that the search should leave for the certificate of the best so far; 0 where it would not be run."""
     best = session.best()
-    if not best.changes:
+    if not best.changes or _done(session, best.result.params):
         return 0.0
     price_s = _price_s(session, best.result.params)
     return price_s if price_s <= MOST_OF_BUDGET * session.plan.budget.total_s else 0.0
@@ -39,10 +39,14 @@ def reserve_s(session: Session) -> float:
 def check(session: Session, params: Params) -> MemoryCertificate:
     """Run the probe for this winner when there is time; whatever becomes of it, the search goes on.
 
+    What an earlier part of the search found of the same winner holds: the machine is the same.
+
     Args:
         session: the finalists have run.
         params: the winner.
     """
+    if done := _done(session, params):
+        return _told(session, judge(done, session.plan.memory))
     budget, price_s = session.plan.budget, _price_s(session, params)
     if price_s > min(MOST_OF_BUDGET * budget.total_s, budget.left_s() - session.plan.report_s):
         return _told(
@@ -118,6 +122,13 @@ def _told(session: Session, certificate: MemoryCertificate) -> MemoryCertificate
         session.notes.append(certificate.sentence)
     session.phase("certificate", certificate.sentence)
     return certificate
+
+
+def _done(session: Session, params: Params) -> TrialResult | None:
+    """The probe of this configuration that has told something, if there is one."""
+    probes = [r.result for r in session.ran if r.result.probe == "certificate"]
+    told = (Outcome.OK, Outcome.OOM)
+    return next((r for r in reversed(probes) if key_of(r.params) == key_of(params) and r.outcome in told), None)
 
 
 def _price_s(session: Session, params: Params) -> float:

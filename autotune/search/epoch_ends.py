@@ -54,10 +54,11 @@ def of_finalists(session: Session, configs: Iterable[Params]) -> None:
     baseline = session.proposals.baseline
     if not session.epoch_ends.has(baseline):
         return  # nothing to estimate the others from: all are compared without these terms
-    began = False
+    began, budget = False, session.plan.budget
     for params in configs:
         price_s = _price_s(session, params)
-        if not _wanted(session, params) or price_s > _unspent_s(session):
+        left_s = min(_unspent_s(session), budget.left_s() - session.plan.report_s)
+        if not _wanted(session, params) or price_s > left_s:
             continue
         if not began:
             session.phase("epoch ends", "of the finalists")
@@ -79,15 +80,16 @@ def reserve_s(session: Session) -> float:
 
 
 def revalue(session: Session) -> None:
-    """Give every trial its place in the objective anew: all by the same terms."""
-    for i, ran in enumerate(session.ran):
-        anew = session.valued(ran.result, ran.changes)
-        if anew.result == ran.result:
-            continue
-        session.ran[i] = anew
-        write_json(session.plan.run_dir.trial(anew.number).result, anew.result)
-        if session.baseline is not None and session.baseline.number == anew.number:
-            session.baseline = anew
+    """Give every trial its place in the objective anew: all by the same terms, whenever an interrupt comes."""
+    before, first = session.ran, session.baseline
+    # A trial's place depends on the results of the others, not on their places: none is changed before all are known.
+    after = [session.valued(ran.result, ran.changes) for ran in before]
+    session.ran = after
+    if first is not None:
+        session.baseline = next(ran for ran in after if ran.number == first.number)
+    for old, anew in zip(before, after, strict=True):
+        if anew.result != old.result:
+            write_json(session.plan.run_dir.trial(anew.number).result, anew.result)
     session.write_csv()
 
 

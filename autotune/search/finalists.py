@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autotune.contract import FinalistName, Params
+from autotune.contract import FinalistName, Outcome, Params
 from autotune.search import posterior
 from autotune.search.contest import PROJECTION, Contest, Entry
 from autotune.search.proposals import key_of, yolo_projection
@@ -69,9 +69,12 @@ class Stage:
     def winner(self) -> Ran | None:
         """The search trial that won, or would win now; None: the user's own settings, or every candidate failed."""
         leader = self.contest.leader
-        if leader is None or (self.own_is_best and self.judgement().status != "gain"):
+        if leader is None:
             return None
-        return self.candidates[leader]
+        judgement = self.judgement()
+        # What the search found may turn out to be slower: then nobody is handed it.
+        slower = judgement.status == "no_gain" and (judgement.ratios[leader].ci95_hi or 1.0) < 1.0
+        return None if slower or (self.own_is_best and judgement.status != "gain") else self.candidates[leader]
 
     @property
     def names(self) -> dict[FinalistName, str]:
@@ -167,6 +170,8 @@ def run_blocks(session: Session, stage: Stage) -> None:
         stage.runs.append(block)
         for name in order:
             ran = block[name] = session.ask_and_run("finalist", stage.params_of(name))
+            if ran.result.outcome is Outcome.INTERRUPTED:
+                break  # the budget is over
             if ran.value and ran.result.outcome.measured:
                 values[name] = ran.value
             elif name != BASELINE and ran.failed:

@@ -58,7 +58,7 @@ def reserve_s(session: Session) -> float:
     """Seconds that the search should leave for the check of the best so far; 0 where it would not be run."""
     if not (changes := _to_check(session, session.best().result.params)):
         return 0.0
-    allowed_s = MOST_OF_BUDGET * session.plan.budget.total_s
+    allowed_s = MOST_OF_BUDGET * session.plan.given_s
     n_steps = _affordable(session, changes, allowed_s)
     return _all_s(session, changes, n_steps) if n_steps else 0.0
 
@@ -78,7 +78,7 @@ def check(session: Session, params: Params) -> Numerics | None:
     if not changes:
         return None
     budget = session.plan.budget
-    allowed_s = min(MOST_OF_BUDGET * budget.total_s, budget.left_s() - session.plan.report_s)
+    allowed_s = min(MOST_OF_BUDGET * session.plan.given_s, budget.left_s() - session.plan.report_s)
     n_steps = _affordable(session, changes, allowed_s)
     if not n_steps:
         session.notes.append(

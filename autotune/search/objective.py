@@ -51,14 +51,19 @@ _OF_ENERGY: Final = {
     "x faster than": "x fewer J per image than",
     "are faster than": "take fewer J per image than",
     "was faster than": "took fewer J per image than",
+    "are faster here": "take fewer J per image here",
+    "the speed-up is": "the saving is",
 }
+
+
+def spoken(objective: str, sentence: str) -> str:
+    """A sentence that speaks of speed, in the words of what was compared."""
+    if objective == "energy":
+        for speed, energy in _OF_ENERGY.items():
+            sentence = sentence.replace(speed, energy)
+    return sentence
 
 
 def in_words_of(objective: str, verdict: Verdict) -> Verdict:
     """The verdict, which speaks of speed, in the words of what was compared."""
-    if objective != "energy":
-        return verdict
-    sentence = verdict.sentence
-    for speed, energy in _OF_ENERGY.items():
-        sentence = sentence.replace(speed, energy)
-    return replace(verdict, sentence=sentence)
+    return replace(verdict, sentence=spoken(objective, verdict.sentence)) if objective == "energy" else verdict

@@ -131,7 +131,8 @@ def _ledger(results: list[TrialResult], summary: Summary | None, times: list[flo
     """Seconds by purpose: a search that was killed wrote no ledger, but its trials say what they took."""
     ledger: dict[Purpose, float] = {"setup": times[0] if times else 0.0}
     if summary:
-        ledger = {"setup": summary.ledger_s.get("setup", 0.0), "report": summary.ledger_s.get("report", 0.0)}
+        # Of the accuracy, too, no trial is kept that tells it.
+        ledger = {purpose: summary.ledger_s.get(purpose, 0.0) for purpose in ("setup", "report", "accuracy")}
     for r in results:
         purpose = PURPOSE_OF.get(r.role, "trials_ok" if r.outcome.measured else "trials_lost")
         ledger[purpose] = ledger.get(purpose, 0.0) + r.took_s

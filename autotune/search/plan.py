@@ -181,6 +181,11 @@ class Plan:
             measure_cap_s=self.segment.measure_cap_s / 3,
         )
 
+    @property
+    def given_s(self) -> float:
+        """Seconds that the user gave for this part of the search: of these are the shares of what every part does."""
+        return self.budget.total_s - (self.past.elapsed_s if self.past else 0.0)
+
     def probing(self, spec: TrialSpec) -> TrialSpec:
         """A probe's spec, from that of the trial which it is a part of."""
         if spec.probe == "epoch_end":  # its rate goes into the time of the job, as a trial's does

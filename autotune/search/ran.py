@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from autotune.contract import Outcome, Params, TrialResult
 
 MAX_DOUBT: Final = 1.3
 """For an unstable trial without an interval; twice the width that makes a trial unstable, and some."""
+
+
+LAST_S: Final = 1.0
+"""Who was stopped with less of the budget left was stopped by its end: a trial gets all that is left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +43,15 @@ class Ran:
         if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
             return min(result.images_per_s / result.ci95_lo, MAX_DOUBT)
         return MAX_DOUBT
+
+
+def cut_short(result: TrialResult, left_s: float) -> TrialResult:
+    """The result; a trial that the end of the budget stopped was interrupted, its configuration is not to blame.
+
+    Args:
+        result: of a trial that has just ended.
+        left_s: of the budget, for trials.
+    """
+    if result.outcome is not Outcome.TIMEOUT or left_s > LAST_S or result.role == "baseline":
+        return result
+    return replace(result, outcome=Outcome.INTERRUPTED)

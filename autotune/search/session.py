@@ -35,7 +35,7 @@ from autotune.search.model import PriceModel
 from autotune.search.objective import OBJECTIVES
 from autotune.search.plan import Live, Plan, RunTrial, Settings
 from autotune.search.proposals import Proposals, changes_of, key_of
-from autotune.search.ran import Ran
+from autotune.search.ran import Ran, cut_short
 from autotune.search.study import Study
 
 COMPILE_LIMIT_S: Final = 900.0
@@ -158,7 +158,7 @@ class Session:
                 raise
             if role == "trial" and result.outcome.measured:
                 spending.purpose = "trials_ok"
-        return self._take(result, changes)
+        return self._take(cut_short(result, budget.left_s() - plan.report_s), changes)
 
     def _deadlines(self, params: Params, limit_s: float | None) -> Deadlines:
         """The plan's, within what is left; a compile has more time, but must leave enough of it for the segment."""
@@ -196,8 +196,8 @@ class Session:
 
     def tell_interrupted(self) -> None:
         """Tell the study of the trial that the interrupt ended, if one was running."""
-        if self.ran and self.ran[-1].result.outcome is Outcome.INTERRUPTED:
-            self.tell(self.ran[-1])
+        if self.ran and (r := self.ran[-1]).result.outcome is Outcome.INTERRUPTED and self.study.is_running(r.number):
+            self.tell(r)
 
     def _take(self, result: TrialResult, changes: Params) -> Ran:
         """Judge a result by the objective, learn its price, write it down."""

@@ -181,8 +181,11 @@ def _sentence(status: str, ratio: Ratio | None, interrupted: bool, most: float) 
         if ratio is None:
             return f"unconfirmed: the best found was not compared with your settings in fresh runs ({why})"
         blocks = "1 block" if ratio.n_blocks == 1 else f"{ratio.n_blocks} blocks"
+        so_far = f"unconfirmed: {ratio.speedup:.2f}x in {blocks} of fresh runs"
+        if interrupted and ratio.n_blocks >= MIN_BLOCKS:
+            return f"{so_far}; interrupted before their comparison was over"
         why = "interrupted" if interrupted else "a longer budget allows them"
-        return f"unconfirmed: {ratio.speedup:.2f}x in {blocks} of fresh runs; a claim needs {MIN_BLOCKS} ({why})"
+        return f"{so_far}; a claim needs {MIN_BLOCKS} ({why})"
     in_blocks = f"{ratio.n_blocks} interleaved blocks of fresh runs"
     n = 3 if ratio.ci95_hi - ratio.ci95_lo < NARROW else 2
     gain, interval = f"{ratio.speedup:.{n}f}x", f"95 % CI {ratio.ci95_lo:.{n}f}-{ratio.ci95_hi:.{n}f}"

@@ -62,6 +62,16 @@ def test_epochs_are_of_the_finalist_runs_with_the_verdicts_spread(tmp_path: Path
     )
 
 
+def test_the_spread_of_joules_is_no_interval_of_an_epoch(tmp_path: Path) -> None:
+    results = with_images(default_results(12, {}))
+    run = load_run(make_run(tmp_path / "r", results=results, info={"n_images": N_IMAGES, "objective": "energy"}).path)
+    row, joules = rows_of(run)["epoch"], rows_of(run)["speedup"]
+    assert row.ratio is not None
+    assert (row.ci95_lo, row.ci95_hi) == (None, None)
+    assert joules.label == "times fewer joules per image"
+    assert joules.ci95_lo is not None
+
+
 def test_an_epoch_without_its_last_incomplete_batch(tmp_path: Path) -> None:
     results = with_images(default_results(3, {}), n_batches=10, batch=64)
     run = load_run(make_run(tmp_path / "r", results=results, finalists=False).path)

@@ -158,6 +158,9 @@ def test_ablation_shows_intervals_and_says_what_is_not_shown_to_matter(tmp_path:
     [points] = [t for t in json.loads(card.figure.to_json())["data"] if t["type"] == "scatter"]  # type: ignore[union-attr]
     assert points["x"] == [1.5, 1.02]
     assert points["error_x"]["array"] == pytest.approx([0.1, 0.05])
+    assert "times as fast" in card.figure.layout.xaxis.title.text  # type: ignore[union-attr]
+    energy = FIGURES["ablation"](replace(run, info=replace(run.info, objective="energy")))
+    assert "times as many images per joule" in energy.figure.layout.xaxis.title.text  # type: ignore[union-attr]
     names = list(FIGURES)
     assert names.index("importance") == names.index("ablation") + 1, "beside it"
     none = FIGURES["ablation"](replace(run, summary=replace(run.summary, ablation=())))  # type: ignore[type-var]

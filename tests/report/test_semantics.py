@@ -98,6 +98,7 @@ def test_against_what_was_allowed(training: str, changes: dict[str, Any], allowe
         ({"cache": False}, {"cache": "ram"}, {"mosaic draws from": ("all images", "the last images that were loaded")}),
         ({"compile": "default"}, {}, {"left out of an epoch": ("none", "8 of 1000 images")}),
         ({"compile": True}, {"batch": 20}, {}),
+        ({"compile": True}, {"batch": 1024}, {}),
         ({"batch": 32}, {}, {"images a forward pass": (16, 32)}),
     ],
 )

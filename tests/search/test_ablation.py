@@ -1,11 +1,14 @@
 """Which change of the winner mattered: what runs, what it may cost, and what survives an interrupt."""
 
+from dataclasses import replace
+
 import pytest
 from search_world import BASELINE, FakeClock, FakeSpace, FakeTrainer, make_plan
 
 from autotune.contract import Outcome
 from autotune.search.ablation import MOST_OF_BUDGET
 from autotune.search.controller import search
+from autotune.search.past import Past
 
 DOMAIN = {"batch_per_gpu": (16, 64), "torch_threads": (1, 2), "workers": (0, 1)}
 BEST = {"batch_per_gpu": 64, "torch_threads": 2, "workers": 1}
@@ -96,3 +99,11 @@ def test_an_interrupt_keeps_the_claim_and_what_was_measured(tmp_path):
 def test_without_a_proven_gain_nothing_is_ablated(tmp_path):
     summary, trainer = run(tmp_path, rate=lambda params: 100.0)
     assert (ablations(trainer), summary.ablation) == ([], ())
+
+
+def test_a_resumed_search_takes_its_share_of_the_time_given_now(tmp_path):
+    plan = make_plan(tmp_path / "run", FakeClock(), budget_s=1000.0)
+    assert plan.given_s == 1000.0
+    nothing = {"results": (), "unheard": frozenset(), "baseline_args": {}, "segment": None, "not_tried": ()}
+    past = Past(**nothing, elapsed_s=780.0, ledger_s={})
+    assert replace(plan, past=past).given_s == 220.0

@@ -128,6 +128,22 @@ def test_an_interrupt_in_it_leaves_the_result_as_it_is(tmp_path):
     assert (summary.verdict.status, summary.memory) == ("gain", None)
 
 
+def test_what_an_earlier_part_found_of_the_same_winner_holds(tmp_path):
+    """A resumed search has all results of its earlier part; one that said nothing is run again."""
+    clock, outcomes = FakeClock(), [Outcome.CRASH, None]
+    plan = make_plan(tmp_path / "run", clock, budget_s=3000.0, memory=LIMIT)
+    trainer = MemoryTrainer(clock, fails=lambda s: outcomes.pop(0) if s.probe == "certificate" else None)
+    study, _ = open_study(plan)
+    session = Session(plan, trainer, [], study)
+    measure_baseline(session)
+    params = {**session.proposals.baseline, **BEST}
+    found = [check(session, params) for _ in range(4)]
+    assert [f.holds for f in found] == [None, True, True, True]
+    assert found[1] == found[2] == found[3]
+    assert len(certificates(trainer)) == 2
+    study.close()
+
+
 def test_it_takes_no_more_than_its_share(tmp_path):
     _, trainer, plan = run(tmp_path, budget_s=400.0)
     (spec,) = certificates(trainer)

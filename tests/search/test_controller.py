@@ -328,6 +328,11 @@ def test_interrupt_while_the_first_is_written_down(tmp_path):
     assert all(t.state.is_finished() for t in study_of(plan).trials)
 
 
+def test_a_baseline_whose_energy_nobody_counted_says_so(tmp_path):
+    with pytest.raises(NoTrialError, match="trial 0: ok: no energy was counted"):
+        run(tmp_path, info=make_info(objective="energy"))
+
+
 def test_no_gain_when_nothing_is_faster(tmp_path):
     """Fresh runs say how far the user's settings may be from the best; these win, being the simplest."""
     equal = {"rate": lambda params: 100.0, "noise": 0.002, "seed": 1}

@@ -14,9 +14,11 @@ from autotune.run.supervise import Exit
 from autotune.search.budget import Budget
 from autotune.search.controller import search
 from autotune.search.past import read_past
+from autotune.search.session import Session
 from autotune.worker.recorder import Recorder
 from autotune.worker.synthetic import N_VAL, REST_S, SAVE_S, VAL_S, Synthetic
 
+JOB = {"model": "yolo11n.yaml", "data": "mine.yaml", "batch": 16, "cache": False}
 COMPILED = {"compile": (False, "default")}
 
 
@@ -51,7 +53,7 @@ class InProcess:
 
 def run(folder, *, epochs, domain=None, budget_s=3000.0, fails=lambda spec: None, objective="job_time", **job):
     clock = FakeClock()
-    train_args = {"model": "yolo11n.yaml", "data": "mine.yaml", "batch": 16, "cache": False, "epochs": epochs, **job}
+    train_args = {**JOB, "epochs": epochs, **job}
     info = make_info(budget_s=budget_s, backend="synthetic", train_args=train_args, objective=objective)
     space = FakeSpace(domain=domain or COMPILED)
     plan = make_plan(folder, clock, space=space, info=info, budget_s=budget_s)
@@ -133,6 +135,39 @@ def test_without_time_for_it_nobody_has_these_terms(tmp_path):
     for r in results_of(plan).values():
         assert r.job_terms.get("val_s") is None
         assert r.job_estimated == ()
+
+
+def test_when_the_time_is_over_no_finalist_is_probed(tmp_path):
+    """A trial may take longer than its price; what is left then is the finalists' own."""
+
+    def fails(spec):
+        if spec.role == "trial":
+            plan.budget.skip(max(0.0, plan.budget.left_s() - 40.0))
+
+    clock = FakeClock()
+    info = make_info(budget_s=600.0, backend="synthetic", train_args={**JOB, "epochs": 100})
+    plan = make_plan(tmp_path, clock, space=FakeSpace(domain={"torch_threads": (1, 2)}), info=info, budget_s=600.0)
+    trainer = InProcess(clock, fails)
+    search(plan, trainer)
+    assert [s.role for s in trainer.specs if s.role == "trial"]
+    assert len(probes(trainer)) == 1, "the baseline's"
+
+
+def test_an_interrupt_finds_all_trials_compared_by_the_same_terms(tmp_path, monkeypatch):
+    valued = Session.valued
+
+    def interrupted(session, result, changes):
+        trials = [r.number for r in session.ran if r.result.role == "trial"]
+        if sum(r.result.probe == "epoch_end" for r in session.ran) >= 2 and result.number == trials[-1]:
+            raise KeyboardInterrupt
+        return valued(session, result, changes)
+
+    monkeypatch.setattr(Session, "valued", interrupted)
+    summary, _, plan = run(tmp_path, epochs=100, domain={"torch_threads": (1, 2), "workers": (0, 1)})
+    assert summary.stopped_because == "interrupted"
+    trials = [r for r in results_of(plan).values() if r.role == "trial" and r.outcome.measured]
+    assert len(trials) > 1
+    assert all("val_s" in r.job_estimated for r in trials), "none is at its own place already"
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from autotune.contract import JOB_TERMS, EpochEnd, Outcome, TrialResult, Verdict
+from autotune.contract import JOB_TERMS, Comparison, EpochEnd, Outcome, TrialResult, Verdict
+from autotune.search.holds import holding
 from autotune.search.job_time import Ends, EpochEnds, closed_ratio, extra_optimizer_steps, job_s, with_job
-from autotune.search.objective import OBJECTIVES, in_words_of
+from autotune.search.objective import OBJECTIVES, in_words_of, spoken
 from autotune.search.verdict import judge
 
 
@@ -78,6 +79,17 @@ def test_the_verdict_on_energy_does_not_speak_of_speed(blocks, said):
     assert said in verdict.sentence
     assert "fast" not in verdict.sentence
     assert in_words_of("job_time", verdict) is verdict
+
+
+def test_a_recheck_of_energy_does_not_speak_of_speed():
+    then = Comparison(speedup=2.0, ci95_lo=1.9, ci95_hi=2.1, n_blocks=3, sigma_run_frac=0.01, df=6)
+    now = dataclasses.replace(then, speedup=0.8, ci95_lo=0.75, ci95_hi=0.85)
+    said = spoken("energy", holding(then, now).sentence)
+    assert "the saving is 60 % smaller than promised" in said
+    assert "your own settings take fewer J per image here" in said
+    assert "fast" not in said
+    assert "speed" not in said
+    assert "the speed-up is" in spoken("job_time", holding(then, now).sentence)
 
 
 def test_an_epoch_without_its_last_incomplete_batch_trains_fewer_images():

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from search_world import FakeClock, FakeSpace, FakeTrainer, make_info, make_plan
 
-from autotune.contract import Outcome, RunDir, RunInfo, Summary, TrialResult, read_json, write_json
+from autotune.contract import Outcome, RunDir, RunInfo, Summary, TrialResult, Verdict, read_json, write_json
 from autotune.search.budget import Budget
 from autotune.search.controller import search
 from autotune.search.past import DIED, mend_journal, read_events, read_past
@@ -161,6 +161,17 @@ def test_one_hour_more(deaths, tmp_path):
     assert heard[1].changes
     assert all(e.t_s >= past.elapsed_s for e in shown)
     assert read_json(folder / "summary.json", Summary) == summary
+
+
+def test_the_accuracy_of_an_earlier_part_stays_in_the_ledger(deaths, tmp_path):
+    """Its trainings leave no trial that could tell their time."""
+    folder = deaths(tmp_path, "trial_ended", "finalist", 4)
+    verdict = Verdict(status="unconfirmed", sentence="")
+    ledger = {"setup": 1.0, "report": 2.0, "accuracy": 60.0}
+    given = {"stopped_because": "", "elapsed_s": 300.0, "best_number": 0, "verdict": verdict, "importance": {}}
+    write_json(folder / "summary.json", Summary(**given, ledger_s=ledger))
+    past = read_past(RunDir(folder))
+    assert {name: past.ledger_s[name] for name in ledger} == ledger
 
 
 def test_interrupted_twice_is_not_tried_again(deaths, tmp_path):

@@ -115,6 +115,8 @@ def test_interrupted_is_unconfirmed():
     found = judge(blocks, extra, interrupted=True)
     assert (found.status, found.n_blocks) == ("unconfirmed", 3)
     assert "interrupted" in found.sentence
+    assert "a claim needs" not in found.sentence, "of blocks there are enough"
+    assert "a claim needs 3 (interrupted)" in judge(blocks[:2], extra, interrupted=True).sentence
 
 
 @pytest.mark.parametrize(("frac", "text"), [(0.034, "4"), (0.03, "3"), (0.004, "0.4"), (0.0, "0.0"), (0.0041, "0.5")])
