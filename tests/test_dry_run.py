@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import autotune as package
-from autotune import accuracy, question
+from autotune import accuracy, question, simulation
 from autotune.contract import (
     TRIALS_CSV_COLUMNS,
     RunDir,
@@ -24,6 +24,7 @@ from autotune.contract import (
     read_json,
 )
 from autotune.errors import InputError
+from autotune.report import export
 from autotune.report.cards import measure_of
 from autotune.report.cards_search import best_so_far
 from autotune.report.load import load_run
@@ -199,7 +200,9 @@ def test_all_simulated_gpus(tmp_path: Path) -> None:
     assert (asked.device, asked.ctx.n_ranks, asked.ctx.n_visible_gpus) == ("0,1,2,3", 4, 4)
 
 
-def test_json_and_quiet(tmp_path: Path) -> None:
+def test_json_and_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "TRIALS", 2)
+    monkeypatch.setattr(export, "check_with_yolo", lambda _: None)
     said = autotune("search", "--dry-run", "--json", "--budget", "90s", "--out", tmp_path / "a")
     events = [json.loads(line) for line in said.out.splitlines()]
     assert events[0]["kind"] == "run_started"

@@ -22,7 +22,7 @@ __all__ = ["world"]
 
 PHASES = ("baseline", "trial", "finalist", "report")
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
-PLAIN = {("baseline", TERM), ("trial", KILL), ("report", KILL)}
+PLAIN = {("baseline", TERM), ("trial", KILL)}
 """The others take the same ways through the code, and are slow."""
 CASES = [
     pytest.param(phase, number, marks=() if (phase, number) in PLAIN else pytest.mark.slow, id=f"{phase}-{number.name}")

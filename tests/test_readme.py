@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from autotune import simulation
+from autotune.report import export
+from autotune.search import ablation, contest
+from autotune.search.verdict import MIN_BLOCKS
 from autotune.space.knobs import KNOBS
 from tests.cli import autotune
 
@@ -33,9 +36,12 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module", autouse=True)
 def few() -> Iterator[None]:
-    """Simulated searches of two trials: what is asked here is whether the commands run."""
+    """Simulated searches of two trials and no more blocks than needed: what is asked here is whether commands run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulation, "TRIALS", 2)
+        patch.setattr(contest, "MAX_BLOCKS", MIN_BLOCKS)
+        patch.setattr(ablation, "MAX_BLOCKS", 1)
+        patch.setattr(export, "check_with_yolo", lambda _: None)  # two seconds each: tests/report/test_export.py
         yield
 
 

@@ -169,7 +169,7 @@ class Preloaded:
         process tree is timed: no import runs while another trial measures.
         """
         start = Start(cold, directory, env, self)
-        if spec.role in WARM_ROLES and spec.probe != "epoch_end" and spec.n_ranks == 1:
+        if spec.role in WARM_ROLES and spec.n_ranks == 1:
             start.parent = self._parent(spec, directory, env)
         return start
 

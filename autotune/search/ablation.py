@@ -23,6 +23,8 @@ from autotune.search.verdict import BASELINE, compare, pooled_variance
 
 MOST_OF_BUDGET: Final = 0.1
 """It explains a result and finds none: in half an hour three minutes, in five minutes a change or none."""
+MOST_OF_RESERVE: Final = 0.05
+"""Of the budget, what the search leaves for it; the rest of its share is what the finalists did not need."""
 MAX_BLOCKS: Final = 2
 WINNER: Final = "winner"
 
@@ -105,11 +107,11 @@ def _fitting(session: Session, ablated: Ablated, left_s: float) -> list[str]:
 
 
 def reserve_s(session: Session) -> float:
-    """Seconds that the search should leave for the ablation of the best so far; 0 where its share holds no block."""
+    """Seconds that the search should leave for the ablation of the best so far; 0 where they hold no block."""
     best = session.best()
     if len(best.changes) < 2:
         return 0.0
-    share_s = MOST_OF_BUDGET * session.plan.given_s
+    share_s = MOST_OF_RESERVE * session.plan.given_s
     run_s = RESERVE_MARGIN * session.price_s(best.result.params)
     wanted_s = MAX_BLOCKS * (1 + len(best.changes)) * run_s
     return min(wanted_s, share_s) if 2 * run_s <= share_s else 0.0

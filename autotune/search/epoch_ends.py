@@ -116,8 +116,8 @@ def _run(session: Session, params: Params, limit_s: float) -> Ran:
 
 
 def _price_s(session: Session, params: Params) -> float:
-    """Seconds of one probe: a cold start, and what the last one took beside its start."""
-    price = session.model.price(params, session.plan.segment)
+    """Seconds of one probe: a warm start, and what the last one took beside its start."""
+    price = session.model.price(params, session.plan.segment, warm=True)
     done = [r.result for r in session.ran if r.result.probe == "epoch_end" and r.result.epoch_end is not None]
     rest_s = UNKNOWN_S + price.segment_s
     if done:

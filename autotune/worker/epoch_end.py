@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from autotune.contract import EpochEnd
-from autotune.worker.yolo import SegmentMixin, SegmentOverError
+from autotune.worker.cut_short import SegmentMixin, SegmentOverError
 
 FIRST_STEPS: Final = 3
 """Of the first epoch at least, and whole accumulate cycles: optimizer and EMA have done their first step."""

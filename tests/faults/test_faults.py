@@ -118,7 +118,13 @@ def endless(n_ranks: int = 1, limits: dict[str, float] | None = None, **inside: 
     return with_limits(asked, n_ranks, **(limits or {}))
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+SLOW = ("SIGSTOP a rank of two", "a step of one rank of two never ends", "a tree ignores SIGTERM")
+"""Of the others, one each takes the same way."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(f, id=f.name, marks=[pytest.mark.slow] * (f.name in SLOW)) for f in FAULTS]
+)
 def test_fault(fault: Fault, near: Path) -> None:
     result = run_with_fault(endless(fault.n_ranks, fault.limits, **fault.inside), near / "run", fault.act)
     assert result.outcome is fault.outcome, result.error
@@ -284,7 +290,11 @@ cli.main()
 
 @namespaces
 @pytest.mark.parametrize(
-    "filled", ["trial_started 2", "trial_ended", pytest.param("by the report, which is larger", marks=pytest.mark.slow)]
+    "filled",
+    [
+        "trial_started 2",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("trial_ended", "by the report, which is larger")),
+    ],
 )
 def test_a_search_on_a_full_disk_says_so(near: Path, filled: str) -> None:
     end = run_on_small_disk(near, A_SEARCH_ON_A_FULL_DISK, filled)

@@ -228,6 +228,7 @@ def test_another_environment_takes_another_parent(tmp_path: Path, preloaded: Pre
     assert pids[0][1] == pids[3][1], "one parent served both"
 
 
+@pytest.mark.slow
 def test_a_stopped_and_a_killed_parent_cost_no_trial(tmp_path: Path, preloaded: Preloaded) -> None:
     outcomes = []
     for number, sig in enumerate((None, signal.SIGSTOP, None, signal.SIGKILL, None)):

@@ -57,6 +57,7 @@ def train(tmp_path: Path, *, sync: bool = True) -> tuple[TrialResult, list[RankR
     return result, records, [[json.loads(line) for line in log] for log in logs]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_together(tmp_path: Path) -> None:
     result, records, batches = train(tmp_path)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)

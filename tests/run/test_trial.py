@@ -175,6 +175,7 @@ def test_deadline_kills_the_whole_tree(tiny: Path, tmp_path: Path) -> None:
     assert left == []
 
 
+@pytest.mark.slow
 def test_what_a_parent_took_is_not_given_to_the_cold_trial_again(tmp_path: Path) -> None:
     class Slow(Preloaded):
         def start(self, *_: object) -> None:  # type: ignore[override]

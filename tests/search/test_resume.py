@@ -65,7 +65,7 @@ def test_a_copy_of_a_trial_folder_is_no_trial(tmp_path):
 def deaths(tmp_path_factory):
     """One search that died at every moment."""
     home = tmp_path_factory.mktemp("deaths")
-    search_and_die(home / "first", MOMENTS, lambda m: home / "-".join(map(str, m)), budget_s=500.0)
+    search_and_die(home / "first", MOMENTS, lambda m: home / "-".join(map(str, m)), budget_s=400.0)
 
     def one(tmp_path, *moment):
         return shutil.copytree(home / "-".join(map(str, moment)), tmp_path / "died")

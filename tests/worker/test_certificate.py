@@ -15,9 +15,9 @@ from autotune.contract import Outcome, TrialDir, TrialResult
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
 from autotune.worker.certificate import certify, crowded_batch, most_crowded
+from autotune.worker.cut_short import SegmentMixin, SegmentOverError
 from autotune.worker.patches import TuneMixin
 from autotune.worker.recorder import Recorder
-from autotune.worker.yolo import SegmentMixin, SegmentOverError
 from tests.run.trials import spec
 
 MODEL = str(Path(__file__).parents[1] / "models" / "tiny-detect.yaml")

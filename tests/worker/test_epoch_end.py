@@ -25,6 +25,7 @@ def probe(data: Path, folder: Path, n_ranks: int = 1, **args: Any) -> TrialResul
     return run_trial(asked, TrialDir(folder), started_s=0.0)
 
 
+@pytest.mark.slow
 def test_the_loops_own_end_of_an_epoch_is_timed(tiny: Path, tmp_path: Path) -> None:
     result = probe(tiny, tmp_path / "t")
     log = (tmp_path / "t" / "log.txt").read_text(encoding="utf-8")

@@ -132,8 +132,11 @@ def test_the_table_is_that_of_the_knobs() -> None:
         assert KNOBS[name].legal(value) is None
 
 
+COMPILES = ("activation_memory_budget", "ddp_wrap")
+
+
 @pytest.mark.usefixtures("group")
-@pytest.mark.parametrize("name", PATCHES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in COMPILES)) for n in PATCHES])
 def test_a_patch_applies_shows_and_reverts(name: str, tiny: Path, tmp_path: Path) -> None:
     needs = dict(NEEDS.get(name, {}))
     other = needs.pop("patches", {})

@@ -39,6 +39,7 @@ def test_loader_only_counts_images_and_takes_no_step(tiny: Path, tmp_path: Path)
     assert len(record.steps.end_s) == sum(not line.startswith("#") for line in lines), "a heartbeat"
 
 
+@pytest.mark.slow
 def test_step_only_replays_batches_and_waits_for_none(tiny: Path, tmp_path: Path) -> None:
     patches = {"workers": 1, "torch_threads": 1}
     result = probe(tiny, tmp_path / "t", "compute", changes=dict(patches), patches=patches, close_mosaic=0)

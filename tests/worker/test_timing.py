@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from autotune.contract import PARTS, StepColumns
-from autotune.worker import yolo
+from autotune.worker import cut_short
+from autotune.worker.cut_short import SegmentMixin
 from autotune.worker.timing import HostStamp, StepClock
-from autotune.worker.yolo import SegmentMixin
 from tests.worker.trainers import DELAY_S, DelayedTrainer, RangesTrainer, train
 
 INJECTED = ("wait", "prepare", "forward", "backward", "optimizer")
@@ -83,7 +83,7 @@ def test_a_delay_in_a_loader_worker_is_wait(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_our_own_hooks_are_rest_and_no_wait(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autotune.worker.yolo.ready_batches", lambda _: time.sleep(DELAY_S) or 0)
+    monkeypatch.setattr("autotune.worker.cut_short.ready_batches", lambda _: time.sleep(DELAY_S) or 0)
     recorder, _ = train(tmp_path, tiny, 12)
     parts = parts_of(recorder.segment.steps)
     assert min(parts["rest"][1:]) >= 0.99 * DELAY_S, "the step after the hooks has their time"
@@ -271,7 +271,7 @@ def test_a_held_host_is_never_more_than_two_steps_ahead(monkeypatch: pytest.Monk
 
 def test_a_nan_between_two_lines_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """With log_every=50 no line may be due any more before the segment is over."""
-    monkeypatch.setattr(yolo, "effective", lambda trainer, n_ranks: {"loss": None})
+    monkeypatch.setattr(cut_short, "effective", lambda trainer, n_ranks: {"loss": None})
     recorder = SimpleNamespace(rank=0, step=lambda **_: True, spec=SimpleNamespace(n_ranks=1, certify=False))
     more = {"train_loader": None, "loss_is_read": lambda: False}
     trainer = SimpleNamespace(

@@ -13,9 +13,9 @@ from torch.profiler import record_function
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from autotune.contract import SegmentSettings, TrialDir
+from autotune.worker.cut_short import SegmentMixin, SegmentOverError
 from autotune.worker.patches import TuneMixin
 from autotune.worker.recorder import Recorder
-from autotune.worker.yolo import SegmentMixin, SegmentOverError
 from tests.run.trials import spec
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))

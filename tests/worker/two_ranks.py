@@ -20,13 +20,13 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 from autotune.contract import TrialDir
+from autotune.worker.cut_short import SegmentOverError
 from autotune.worker.parent import die_with_parent
 from autotune.worker.patches import TuneMixin
 from autotune.worker.patches.replace import replaced
 from autotune.worker.ranks import RanksMixin
 from autotune.worker.readback import effective
 from autotune.worker.recorder import Recorder
-from autotune.worker.yolo import SegmentOverError
 from tests.run.trials import spec
 
 MODEL = str(Path(__file__).parents[1] / "models" / "tiny-detect.yaml")
