@@ -118,7 +118,7 @@ def _search(
             measured(False)
             _conclude(session, None, stopped_because=e.message, verdict=verdict_of(session, None))
             raise
-        verdict = certificates.warned(verdict_of(session, stage), fits)
+        verdict = numerics.warned(certificates.warned(verdict_of(session, stage), fits), checked)
         if stopped == INTERRUPTED and stage is None:
             verdict = Verdict(status="unconfirmed", sentence="unconfirmed: interrupted before fresh runs compared it")
         elif stage is None and verdict.status == "unconfirmed" and stopped.startswith(NO_TIME):

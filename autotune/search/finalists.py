@@ -71,10 +71,9 @@ class Stage:
         leader = self.contest.leader
         if leader is None:
             return None
-        judgement = self.judgement()
-        # What the search found may turn out to be slower: then nobody is handed it.
-        slower = judgement.status == "no_gain" and (judgement.ratios[leader].ci95_hi or 1.0) < 1.0
-        return None if slower or (self.own_is_best and judgement.status != "gain") else self.candidates[leader]
+        status = self.judgement().status
+        # Inside the noise the simplest wins, and that is the user's own: nobody is handed a change without a gain.
+        return None if status == "no_gain" or (self.own_is_best and status != "gain") else self.candidates[leader]
 
     @property
     def names(self) -> dict[FinalistName, str]:

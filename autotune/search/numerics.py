@@ -21,7 +21,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Final
 
-from autotune.contract import UNFELT, Numerics, Outcome, Params, Training, TrialResult, TrialSpec
+from autotune.contract import UNFELT, Numerics, Outcome, Params, Training, TrialResult, TrialSpec, Verdict
 from autotune.errors import AutotuneError
 from autotune.search.ran import Ran
 from autotune.search.session import Session
@@ -97,6 +97,13 @@ def check(session: Session, params: Params) -> Numerics | None:
         session.notes.append(numerics.sentence)
     session.phase("numerics", numerics.sentence)
     return numerics
+
+
+def warned(verdict: Verdict, checked: Numerics | None) -> Verdict:
+    """The verdict; of a winner that changes the loss it says so wherever it goes."""
+    if checked is None or checked.within is not False:
+        return verdict
+    return replace(verdict, sentence=f"{verdict.sentence}; CHANGES THE LOSS: {checked.sentence}")
 
 
 def compare(changes: Params, ran: Sequence[TrialResult]) -> Numerics:

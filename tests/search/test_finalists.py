@@ -53,18 +53,25 @@ def test_who_is_to_blame_at_the_end_of_the_budget(outcome, left_s, role, judged)
     assert cut_short(result, left_s).outcome is judged
 
 
-def test_what_turns_out_slower_in_fresh_runs_is_not_handed_over(tmp_path):
+@pytest.mark.parametrize(
+    ("fresh", "said"),
+    [
+        (0.9, "no gain: your settings are faster than the best found"),
+        (1.0, "no significant gain: your settings are within"),
+    ],
+)
+def test_what_does_not_gain_in_fresh_runs_is_not_handed_over(tmp_path, fresh, said):
     """It was lucky in the search: the first run of a process that nothing else disturbed, say."""
     clock = FakeClock()
     plan = make_plan(tmp_path / "run", clock, budget_s=600.0, space=FakeSpace(domain=THREADS))
     trainer = FakeTrainer(clock, noise=0.003, rate=lambda params: 100.0)
 
     def lucky(spec, directory, **kwargs):
-        times = {"trial": 1.2, "finalist": 0.9 if spec.changes else 1.0}.get(spec.role, 1.0)
+        times = {"trial": 1.2, "finalist": fresh if spec.changes else 1.0}.get(spec.role, 1.0)
         trainer.rate = lambda params: 100.0 * times
         return trainer(spec, directory, **kwargs)
 
     summary = search(plan, lucky)
-    assert summary.verdict.sentence.startswith("no gain: your settings are faster than the best found")
+    assert summary.verdict.sentence.startswith(said)
     assert [f.name for f in summary.verdict.finalists] == ["baseline", "second"]
     assert summary.best_number == 0

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from search_world import BASELINE, FakeClock, FakeSpace, FakeTrainer, make_info, make_plan, rate_of
 
-from autotune.contract import Outcome, RankRecord, Summary, TrialResult, from_dict, read_json, to_dict
+from autotune.contract import Outcome, RankRecord, Summary, TrialResult, Verdict, from_dict, read_json, to_dict
 from autotune.run.trial import run_trial
 from autotune.search.baseline import measure_baseline
 from autotune.search.controller import search
-from autotune.search.numerics import MOST_OF_BUDGET, check, compare, rounding_changes
+from autotune.search.numerics import MOST_OF_BUDGET, check, compare, rounding_changes, warned
 from autotune.search.resume import open_study
 from autotune.search.session import Session
 from tests.run import trials
@@ -171,6 +171,9 @@ def test_nan_only_with_the_changes_is_told():
     found = compare({"amp": "bf16"}, [losses(0, [10] * 40), nan])
     assert found.within is False
     assert "NaN or infinite with amp=bf16" in found.sentence
+    won = Verdict(status="gain", sentence="2.00x faster")
+    assert warned(won, found).sentence.startswith("2.00x faster; CHANGES THE LOSS: the loss becomes NaN")
+    assert warned(won, replace(found, within=True)) == warned(won, None) == won
     assert compare({"amp": "bf16"}, [nan]).within is None, "the baseline's own"
 
 
