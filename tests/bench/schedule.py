@@ -1,4 +1,4 @@
-"""python tests/bench/schedule.py OUT.json [--repeats 2] [--only NAME]: how long will the whole training take?
+"""python tests/bench/schedule.py OUT.json [--repeats 2] [--only REGEX]: how long will the whole training take?
 
 Run by hand, on an idle machine (about 20 minutes on 2 cores with two repeats). Predicted T(job), from one trial as the
 finalists run and one probe `epoch_end`, against a complete short training from process start to exit, with its
@@ -17,6 +17,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -154,9 +155,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="regular expression of the cells' names")
     given = parser.parse_args()
-    chosen = [c for c in CELLS if given.only in c.name]
+    chosen = [c for c in CELLS if re.search(given.only, c.name)]
     runs: list[dict[str, Any]] = []
     began = time.monotonic()
     as_a_trial()
