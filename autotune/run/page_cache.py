@@ -34,10 +34,21 @@ class PageCache:
     took_s: float
     cold_images_per_s: float | None = None
     """What the disk delivers of a dataset that does not fit, by READERS readers at once; None where it fits."""
+    n_decoded: int = 0
+    """Images beside which an earlier training with cache=disk has left a .npy."""
 
     @property
     def note(self) -> str:
         """One line for the user."""
+        # Ultralytics reads them whatever `cache` says (data/base.py); trials see links to the images alone.
+        decoded = (
+            f"; beside {self.n_decoded} images lies a .npy of an earlier cache=disk, which YOLO reads in any cache "
+            "mode and no trial does: without them training is as measured here"
+        )
+        return self._note + (decoded if self.n_decoded else "")
+
+    @property
+    def _note(self) -> str:
         gb = self.dataset_bytes / 1e9
         size = f"{gb:.1f} GB" if gb >= 0.1 else f"{self.dataset_bytes / 1e6:.0f} MB"
         if not self.fits:
@@ -68,6 +79,7 @@ def warm_page_cache(data: str, task: str, *, free_ram_bytes: int, limit_s: float
     labels = () if task == "classify" else (label_of(image) for image in images)
     sizes = {path: _size(path) for path in (*images, *labels)}
     total = sum(sizes.values())
+    n_decoded = sum(os.path.exists(f"{os.path.splitext(path)[0]}.npy") for path in images)  # noqa: PTH110, PTH122
     fits = total <= FITS_FRAC * free_ram_bytes
     read, cold = 0, None
     if fits:
@@ -76,7 +88,14 @@ def warm_page_cache(data: str, task: str, *, free_ram_bytes: int, limit_s: float
     else:
         cold = _cold_rate(random.Random(0).sample(list(images), min(COLD_SAMPLE, len(images))), min(COLD_S, limit_s))
     took_s = time.perf_counter() - began
-    return PageCache(dataset_bytes=total, read_bytes=read, fits=fits, took_s=took_s, cold_images_per_s=cold)
+    return PageCache(
+        dataset_bytes=total,
+        read_bytes=read,
+        fits=fits,
+        took_s=took_s,
+        cold_images_per_s=cold,
+        n_decoded=n_decoded,
+    )
 
 
 def _cold_rate(images: list[str], limit_s: float) -> float | None:

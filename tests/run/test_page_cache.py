@@ -56,6 +56,10 @@ def test_every_train_image_and_label_is_read(own: Path) -> None:
     assert got.read_bytes == got.dataset_bytes == sum(p.stat().st_size for p in files)
     assert got.cold_images_per_s is None
     assert "was read once" in got.note
+    assert got.n_decoded == 0
+    files[0].with_suffix(".npy").write_bytes(b"left by cache=disk")
+    again = warm_page_cache(str(own), "detect", free_ram_bytes=1 << 40)
+    assert again.note.startswith(f"{got.note}; beside 1 images lies a .npy")
 
 
 def test_a_cold_dataset_is_warm_afterwards(own: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.machinery
 import os
 import sys
 import time
+from itertools import pairwise
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -21,8 +22,7 @@ def _slow(trainer: Any, frac: float) -> None:
 
     def before(_: Any) -> None:
         if len(ends) > 3:
-            recent = [b - a for a, b in zip(ends[-20:], ends[-19:], strict=False)]
-            slept[0] = max(0.0, (median(recent) - slept[0]) * frac)
+            slept[0] = max(0.0, (median(b - a for a, b in pairwise(ends[-20:])) - slept[0]) * frac)
             time.sleep(slept[0])
 
     trainer.add_callback("on_train_batch_start", before)
