@@ -13,6 +13,7 @@ from tests.cli import autotune
 TINY = Path(__file__).parent / "models" / "tiny-detect.yaml"
 
 
+@pytest.mark.slow
 def test_a_real_job_is_weighed(tiny: Path) -> None:
     before = sorted(tiny.parent.rglob("*"))
     # 64 images in batches of 4, 1000 epochs: 16,000 updates, so `auto` becomes MuSGD, though 16 images are looked at.

@@ -22,7 +22,7 @@ __all__ = ["world"]
 
 PHASES = ("baseline", "trial", "finalist", "report")
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
-PLAIN = {("baseline", TERM), ("trial", KILL)}
+PLAIN = {("trial", KILL)}
 """The others take the same ways through the code, and are slow."""
 CASES = [
     pytest.param(phase, number, marks=() if (phase, number) in PLAIN else pytest.mark.slow, id=f"{phase}-{number.name}")
@@ -66,6 +66,7 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
     return any(mask & 1 << number - 1 for mask in masks)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_leaves_at_once_and_leaves_nothing(world: World) -> None:
     first = world.search(faults=HANGS["trial"])
     first.wait_for("trial")
@@ -82,6 +83,7 @@ def test_ctrl_c_twice_leaves_at_once_and_leaves_nothing(world: World) -> None:
     finish(world, first, {n: r for n, r in first.results().items() if r.outcome is not Outcome.INTERRUPTED})
 
 
+@pytest.mark.slow
 def test_what_a_dead_search_left_running_is_killed_before_it_goes_on(world: World) -> None:
     first = world.search(faults=HANGS["trial"])
     first.wait_for("trial")

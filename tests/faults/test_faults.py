@@ -118,7 +118,13 @@ def endless(n_ranks: int = 1, limits: dict[str, float] | None = None, **inside: 
     return with_limits(asked, n_ranks, **(limits or {}))
 
 
-SLOW = ("SIGSTOP a rank of two", "a step of one rank of two never ends", "a tree ignores SIGTERM")
+SLOW = (
+    "SIGSTOP a rank of two",
+    "a step of one rank of two never ends",
+    "a tree ignores SIGTERM",
+    "SIGSTOP",
+    "CUDA out of memory on a rank of two",
+)
 """Of the others, one each takes the same way."""
 
 
@@ -156,6 +162,7 @@ def test_an_abort_after_a_good_record_does_not_spoil_it(near: Path) -> None:
     assert result.images_per_s
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_end_after_a_good_record_does_not_spoil_it(near: Path) -> None:
     result = run_with_fault(short(fault="end_hang"), near / "run")
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error

@@ -307,6 +307,7 @@ def test_a_parent_that_touched_cuda_is_refused() -> None:
     assert done.stdout.splitlines() == ["None", "CUDA is initialised in the preloaded parent"]
 
 
+@pytest.mark.slow
 def test_the_tree_of_a_warm_trial_dies_whole(tmp_path: Path, preloaded: Preloaded, spied: dict[str, str]) -> None:
     asked = synthetic(env=spied | {"STAY": "1"}, deadlines=Deadlines(grace_s=0.2))
     pids_file = tmp_path / "run" / "trials" / "0000" / "pids.json"

@@ -136,6 +136,7 @@ def test_auto_is_resolved_for_the_real_job_and_pinned_in_other_trials(tiny: Path
     assert pinned.resolved == long.resolved
 
 
+@pytest.mark.slow
 def test_a_trial_lives_in_a_world_of_its_own(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "user"
     home.mkdir()

@@ -94,6 +94,7 @@ def test_every_cpu_knob_is_in_effect_in_the_window(tiny: Path, tmp_path: Path) -
     assert result.phases_s["cache"] > 0
 
 
+@pytest.mark.slow
 def test_a_setting_that_did_not_take_effect_is_a_mismatch(tiny: Path, tmp_path: Path) -> None:
     # workers=4 as a YOLO argument: the trainer sets it to 0 on a CPU without a word.
     result = run_trial(spec(tiny, changes={"workers": 4}, workers=4), TrialDir(tmp_path / "t"), started_s=0.0)
@@ -132,9 +133,8 @@ def test_out_of_memory_raises_instead_of_halving_the_batch(tiny: Path, tmp_path:
     assert result.resolved["optimizer"] == "AdamW", "the resolved optimizer is kept even when the first step fails"
 
 
-@pytest.mark.parametrize(
-    "task", [*(pytest.param(t, marks=pytest.mark.slow) for t in ("segment", "pose", "obb")), "classify"]
-)
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
+@pytest.mark.slow
 def test_other_tasks_train(task: str, tiny_home: Path, tmp_path: Path) -> None:
     data = demo_dataset(tiny_home, n_train=16, n_val=4, task=task)  # type: ignore[arg-type]
     suffix = {"segment": "-seg", "pose": "-pose", "obb": "-obb", "classify": "-cls"}[task]
@@ -146,6 +146,7 @@ def test_other_tasks_train(task: str, tiny_home: Path, tmp_path: Path) -> None:
     assert result.effective["batch_per_gpu"] == 4
 
 
+@pytest.mark.slow
 def test_watch_can_stop_a_segment(tiny: Path, tmp_path: Path) -> None:
     seen: list[Live] = []
 
@@ -162,6 +163,7 @@ def test_watch_can_stop_a_segment(tiny: Path, tmp_path: Path) -> None:
     assert result.took_s < 60
 
 
+@pytest.mark.slow
 def test_deadline_kills_the_whole_tree(tiny: Path, tmp_path: Path) -> None:
     asked = spec(tiny, patches={"workers": 1}, batch=4)
     asked = replace(asked, segment=replace(asked.segment, measure_s=100.0, measure_cap_s=200.0))

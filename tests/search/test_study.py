@@ -74,6 +74,7 @@ def test_gp_models_past_its_random_start(tmp_path):
     assert all(t.state.is_finished() for t in told(tmp_path))
 
 
+@pytest.mark.slow
 def test_gp_hides_cuda_and_does_not_initialise_it():
     code = (
         "import os; from autotune.search.samplers import SAMPLERS; SAMPLERS['gp'](0); import torch;"

@@ -113,6 +113,7 @@ def test_a_job_that_never_opens_its_mosaic_is_probed_without(
         assert trainer.said[: trainer.said.index("drawn")] == before
 
 
+@pytest.mark.slow
 def test_a_short_job_is_probed_as_it_runs(tiny: Path, tmp_path: Path) -> None:
     result = probe(tiny, tmp_path / "t", "data", epochs=8, close_mosaic=10)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), result.error
@@ -160,6 +161,7 @@ def test_no_sync_finds_ddp_also_inside_a_compiled_wrapper(monkeypatch: pytest.Mo
         no_sync(SimpleNamespace(model=torch.nn.Linear(1, 1)))
 
 
+@pytest.mark.slow
 def test_simulated_ranks_go_in_step_and_pay_for_what_they_exchange(tmp_path: Path) -> None:
     rates = {}
     for what in ("no_sync", None):

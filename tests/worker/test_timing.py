@@ -69,6 +69,7 @@ def test_a_delay_moves_its_own_part_only(
     assert not misplaced(delayed, EACH, where) or not misplaced(measure_delayed(), EACH, where)
 
 
+@pytest.mark.slow
 def test_a_delay_in_a_loader_worker_is_wait(tiny: Path, tmp_path: Path) -> None:
     # The worker needs longer for any batch than the step does, so that its queue is empty and hides nothing.
     schedule = (None, "wait")
@@ -120,6 +121,7 @@ def test_only_the_rank_that_waits_anyway_reads_the_loss(rank: int, due: bool, n_
             SegmentMixin._on_batch_end(trainer(nan))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_agrees_with_the_profiler(tiny: Path, tmp_path: Path) -> None:
     # An optimizer step takes milliseconds, a turn of another process as well: measured once more before it counts.
     assert not disagreements(tiny, tmp_path / "once") or not disagreements(tiny, tmp_path / "again")

@@ -75,6 +75,7 @@ def test_a_simulated_trial_is_not_traced(tmp_path: Path) -> None:
     assert "nothing to trace" in said.err
 
 
+@pytest.mark.slow
 def test_a_trace_that_fails_is_no_success(tiny: Path, tmp_path: Path) -> None:
     asked = replace(spec(tiny, optimizer="Nonesuch"), role="trace", trace_steps=5)
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
