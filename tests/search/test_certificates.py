@@ -195,6 +195,8 @@ def test_a_real_winner_fits_or_does_not(tmp_path, tiny):
     assert session.ran[-1].result.probe == "certificate"
     little = MemoryLimit(per_rank_bytes=found.peak_bytes[0] // 2, says="--mem-limit", enforced=True)
     session.plan = replace(plan, memory=little)
+    assert "more than can be counted on" in check(session, winner).sentence, "what is known is not run again"
+    session.ran.pop()
     over = check(session, winner)
     assert over.holds is False, over.sentence
     assert "memory limit" in over.sentence or "its limit is" in over.sentence
