@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autotune import question
-from autotune.contract import Gpu, Machine, RunDir, RunInfo, Summary, read_json, write_json
+from autotune.contract import Gpu, Machine, RunDir, RunInfo, Summary, TrialResult, read_json, write_json
 from autotune.errors import InputError, MachineError
 from autotune.job import info_of
 from autotune.machine.facts import fingerprint
@@ -44,17 +44,22 @@ def run(home: Path) -> Iterator[Path]:
         (folder / name).write_bytes(data)
 
 
+def measured(path: Path) -> TrialResult:
+    """A result without its place in the objective, where a later probe may put a measured term for an estimated one."""
+    return replace(read_json(path, TrialResult), job_s=None, job_terms={}, job_estimated=())
+
+
 @pytest.mark.slow
 def test_more_time_for_a_finished_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     folder = (home / "out" / "latest").resolve()
     info, summary = read_json(folder / "run.json", RunInfo), read_json(folder / "summary.json", Summary)
-    results = {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
+    results = {p: measured(p) for p in folder.glob("trials/*/result.json")}
     said = autotune("search", "--resume", "out/latest", "--budget", "5m", "--seed", "3", "epochs=50")
     assert said.code == 0, said
     assert said.out.splitlines()[0].startswith("resumed: SIMULATED")
     assert [p.name for p in (home / "out").iterdir() if not p.is_symlink()] == [folder.name]
-    assert {p: p.read_bytes() for p in results} == results
+    assert {p: measured(p) for p in results} == results
     more, after = read_json(folder / "run.json", RunInfo), read_json(folder / "summary.json", Summary)
     assert more.resumed == (more.resumed[0],)
     assert "--resume out/latest" in more.resumed[0]
