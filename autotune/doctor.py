@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from autotune.contract import Observer, Outcome, RankRecord, Sizes, TrialDir, TrialSpec, read_json
 from autotune.errors import InputError, MachineError
-from autotune.machine.checks import CHECKS, Finding, Job, Subject
+from autotune.machine.checks import examine
+from autotune.machine.finding import Finding, Subject, Weighed
 from autotune.machine.memory import parse_size
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView
@@ -51,7 +52,7 @@ def doctor(
         sizes = weigh(question, Path(tmp))
     have, mem_of = _memory(question, n) if mem_bytes is None else (mem_bytes, "--gpu-mem")
     args = question.ctx.train_args
-    job = Job(
+    weighed = Weighed(
         title=f"{Path(question.job['model']).name} at imgsz {args['imgsz']}",
         n_ranks=n,
         batch_per_gpu=batch // n,
@@ -60,7 +61,7 @@ def doctor(
         half=(question.ctx.device == "cuda" or mem_bytes is not None) and args.get("amp", True) not in (False, "fp32"),
         sizes=sizes,
     )
-    return {name: check(Subject(machine=question.machine, job=job)) for name, check in CHECKS.items()}
+    return examine(Subject(machine=question.machine, weighed=weighed))
 
 
 def weigh(question: Question, folder: Path) -> Sizes:

@@ -17,6 +17,7 @@ from autotune.contract.events import (
     TrialStarted,
 )
 from autotune.contract.folders import TRIALS_CSV_COLUMNS, RunDir, TrialDir
+from autotune.contract.machine import Gpu, GpuLink, Machine, Mount
 from autotune.contract.probes import UNFELT, UNTIMED, EpochEnd, Probe, Sizes
 from autotune.contract.run import (
     Ablation,
@@ -24,8 +25,6 @@ from autotune.contract.run import (
     Comparison,
     Finalist,
     FinalistName,
-    Gpu,
-    Machine,
     MemoryCertificate,
     NotTried,
     Numerics,
@@ -35,6 +34,7 @@ from autotune.contract.run import (
     Verdict,
     Winner,
 )
+from autotune.contract.samples import GPU_COLUMNS, HOST_COLUMNS, GpuMeanwhile, Meanwhile
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
@@ -51,6 +51,8 @@ from autotune.contract.words import FORMAT, PARENT, WARM_ROLES, Outcome, Params,
 
 __all__ = [
     "FORMAT",
+    "GPU_COLUMNS",
+    "HOST_COLUMNS",
     "JOB_TERMS",
     "PARENT",
     "PARTS",
@@ -68,8 +70,12 @@ __all__ = [
     "Finalist",
     "FinalistName",
     "Gpu",
+    "GpuLink",
+    "GpuMeanwhile",
     "Machine",
+    "Meanwhile",
     "MemoryCertificate",
+    "Mount",
     "Nodes",
     "NotTried",
     "Numerics",

@@ -76,6 +76,11 @@ class TrialDir:
         """Rank 0 of a full training writes a line an epoch: `seconds steps_s val_s closed`."""
         return self.path / "epochs.txt"
 
+    @property
+    def samples(self) -> Path:
+        """What the machine did meanwhile: HOST_COLUMNS and GPU_COLUMNS, written by the controller."""
+        return self.path / "samples.csv"
+
     def rank(self, rank: int) -> Path:
         """RankRecord of one rank, written once by it at its end."""
         return self.path / f"rank{rank}.json"

@@ -1,4 +1,4 @@
-"""What does a run ask, on which machine, and what does it conclude?"""
+"""What does a run ask, and what does it conclude?"""
 
 from __future__ import annotations
 
@@ -6,37 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autotune.contract.words import FORMAT, Params, Value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One CUDA device as NVML sees it."""
-
-    index: int
-    uuid: str
-    name: str
-    mem_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What we run on; `fingerprint` is what must agree for two numbers to be compared."""
-
-    format: int = FORMAT
-    hostname: str
-    cpu: str
-    n_cores: int
-    """Usable cores: affinity and cgroup quota, not the host's count."""
-    n_cores_host: int
-    """os.cpu_count(), which is what Ultralytics clamps workers by."""
-    ram_bytes: int
-    shm_bytes: int | None
-    gpus: tuple[Gpu, ...] = ()
-    driver: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    """Distribution name -> version, for python, torch, ultralytics, optuna, ..."""
-    fingerprint: str = ""
-
 
 FinalistName = Literal["baseline", "best", "second", "third", "best_yaml"]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from autotune.contract.probes import EpochEnd, Probe, Sizes
+from autotune.contract.samples import Meanwhile
 from autotune.contract.steps import StepColumns
 from autotune.contract.words import FORMAT, Outcome, Params, Role
 
@@ -198,6 +199,8 @@ class TrialResult:
     energy_j: float | None = None
     """Of all GPUs over the measured window."""
     energy_j_per_image: float | None = None
+    meanwhile: Meanwhile | None = None
+    """What the machine did in the measured window; None: nobody looked."""
     n_steps: int = 0
     """Measured steps."""
     steady: bool | None = None

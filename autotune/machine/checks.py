@@ -1,126 +1,23 @@
-"""Is this machine fit for this job, and what would make it fitter? One function a check, one row in CHECKS."""
+"""Is this machine fit for this job, and what would make it fitter? One function a check, one row in a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from autotune.contract import Machine, Sizes
-from autotune.machine.memory import spell_size as size
+from autotune.machine.finding import Finding, Subject
+from autotune.machine.model_parallel import model_parallel
 
-ALLOWANCE_BYTES: Final = 700 << 20
-"""Kept free: a CUDA context takes 300 to 700 MiB (KNOBS 7), and the libraries of a CPU process about as much."""
-MICRO_BATCHES: Final = 8
-"""Of a pipeline whose idle time is told as an example; more of them idle less and hold no less memory (GPipe)."""
-BUDGET: Final = "try the knob activation_memory_budget (0.5 to 0.9) with compile: it recomputes what is cheap"
+CHECKS: Final[dict[str, Callable[[Subject], Finding]]] = {}
+"""Milliseconds each; the order is that of KNOBS 4."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a check must know of the job that is to run here."""
-
-    title: str
-    """Model and image size."""
-    n_ranks: int
-    batch_per_gpu: int
-    mem_bytes: int
-    """Of one rank's device."""
-    mem_of: str
-    """Whose memory that is."""
-    half: bool
-    """Its activations have 16 bits."""
-    sizes: Sizes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is examined."""
-
-    machine: Machine
-    job: Job
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check says; `fail` means that the job cannot run so."""
-
-    verdict: Literal["ok", "warn", "fail"]
-    says: str
-    """The verdict in words."""
-    evidence: tuple[str, ...]
-    """Sentences with the figures behind it."""
-    remedy: str = ""
-    """What to do; empty when there is nothing to mend."""
-
-
-def model_parallel(subject: Subject) -> Finding:
-    """Could sharding (FSDP, ZeRO) or pipeline parallelism help this job? From measured sizes (KNOBS 3).
-
-    With m bytes of memory, s of state and a of activations an image, b = (m - s) / a images fit a step. Sharding over n
-    ranks frees s (n - 1) / n of each, and DDP's copy of the gradients: room for that much / a images. A pipeline of p
-    stages idles (p - 1) / (m + p - 1) of the time with m micro-batches (Huang et al. 2019, GPipe, 2.2), and a stage
-    holds about (s + a) / p for one image when it is cut evenly.
-    """
-    job = subject.job
-    n, alone = max(job.n_ranks, 2), " (the job has one: nothing to spread over)" if job.n_ranks == 1 else ""
-    state, image = job.sizes.state_bytes, job.sizes.activations_bytes / (2 if job.half else 1)
-    buckets = job.sizes.gradients_bytes if job.n_ranks > 1 else 0  # DDP's copy of the gradients
-    room = job.mem_bytes - ALLOWANCE_BYTES
-    freed = state * (n - 1) / n + buckets
-    fits, fits_sharded = (max(0, int((room - s) // image)) for s in (state + buckets, state + buckets - freed))
-    evidence = (
-        _measured(job, state, image),
-        f"beside the state {_images(fits)} fit into {size(job.mem_bytes)} ({job.mem_of}; {size(ALLOWANCE_BYTES)} kept "
-        f"free), and the job asks for {job.batch_per_gpu} a rank",
-        f"sharding over {n} ranks{alone} would free {size(freed)} on each: room for {_few(freed / image)} images more",
-        f"a pipeline of {n} stages idles {(n - 1) / (MICRO_BATCHES + n - 1):.0%} of the time with {MICRO_BATCHES} "
-        "micro-batches, before any transfer",
-    )
-    if fits >= job.batch_per_gpu:
-        says = (
-            "not useful: the job fits on every rank as it is, and plain data parallel neither gathers weights nor idles"
-        )
-        return Finding(verdict="ok", says=says, evidence=evidence, remedy=f"for more than {fits} a rank: {BUDGET}")
-    if fits >= 1 and fits_sharded < job.batch_per_gpu:
-        says = f"not useful: the batch does not fit, and sharding would add {_images(fits_sharded - fits)} to {fits}"
-        less = f"batch={fits * job.n_ranks} fits (gradients are accumulated up to nbs); or {BUDGET}"
-        return Finding(verdict="warn", says=says, evidence=evidence, remedy=less)
-    if fits_sharded >= 1:
-        most = min(fits_sharded, job.batch_per_gpu)
-        says = f"sharding over {n} ranks could help: {_images(most)} a rank would fit, without it {fits}"
-        less = f"batch={fits * job.n_ranks} is simpler; or {BUDGET}" if fits else BUDGET
-        none = "autotune and Ultralytics have no sharded mode"
-        return Finding(verdict="warn" if fits else "fail", says=says, evidence=evidence, remedy=f"{less}; {none}")
-    says = f"not one image fits on a rank: the one case where a pipeline ({n} stages) could help"
-    if (state + image) / n > room:
-        says = f"not one image fits on a rank, nor on a stage of a pipeline of {n}"
-    wanted = size(state + image + ALLOWANCE_BYTES)
-    remedy = f"a smaller imgsz or model, or a device with {wanted}; or {BUDGET}; autotune has no pipeline mode"
-    return Finding(verdict="fail", says=says, evidence=evidence, remedy=remedy)
-
-
-CHECKS: Final[dict[str, Callable[[Subject], Finding]]] = {
+WEIGHED: Final[dict[str, Callable[[Subject], Finding]]] = {
     "model parallel": model_parallel,
 }
+"""These need Subject.weighed: a process that builds the model, seconds."""
 
 
-def _measured(job: Job, state: float, image: float) -> str:
-    s = job.sizes
-    sides = " and ".join(f"{px}" for px in s.activations_px)
-    buckets = f", and {size(s.gradients_bytes)} in DDP's buckets" if job.n_ranks > 1 else ""
-    measured = f"{size(s.activations_bytes)} in fp32" + (f" (from {sides} pixels)" if len(s.activations_px) > 1 else "")
-    return (
-        f"measured for {job.title}: parameters {size(s.parameters_bytes)}, gradients {size(s.gradients_bytes)}, "
-        f"{s.optimizer} {size(s.optimizer_bytes)}, EMA {size(s.ema_bytes)}, buffers {size(s.buffers_bytes)}, together "
-        f"{size(state)} of state{buckets}; activations of an image "
-        + (f"{measured}, taken as half of it in 16 bit: {size(image)}" if job.half else measured)
-    )
-
-
-def _images(n: int) -> str:
-    return f"{n} image{'s' * (n != 1)}"
-
-
-def _few(x: float) -> str:
-    return f"{x:.0f}" if x >= 10 else f"{x:.1f}" if x >= 0.1 else f"{x:.2f}"
+def examine(subject: Subject) -> dict[str, Finding]:
+    """Every check that can be made of this subject, by name."""
+    rows = CHECKS | (WEIGHED if subject.weighed else {})
+    return {name: check(subject) for name, check in rows.items()}

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from autotune.contract import Machine, Sizes
-from autotune.machine.checks import CHECKS, Job, Subject, model_parallel
+from autotune.machine.checks import WEIGHED
+from autotune.machine.finding import Subject, Weighed
 from autotune.machine.memory import spell_size
+from autotune.machine.model_parallel import model_parallel
 
 MIB, GIB = 1 << 20, 1 << 30
 MACHINE = Machine(hostname="h", cpu="c", n_cores=2, n_cores_host=2, ram_bytes=GIB, shm_bytes=None)
@@ -22,11 +24,11 @@ SIZES = Sizes(
     activations_px=(640,),
     optimizer="AdamW",
 )
-JOB = Job(title="x at 640", n_ranks=4, batch_per_gpu=16, mem_bytes=24 * GIB, mem_of="G", half=True, sizes=SIZES)
+JOB = Weighed(title="x at 640", n_ranks=4, batch_per_gpu=16, mem_bytes=24 * GIB, mem_of="G", half=True, sizes=SIZES)
 
 
 def examine(**changes: object) -> tuple[str, str, str]:
-    finding = model_parallel(Subject(machine=MACHINE, job=replace(JOB, **changes)))  # type: ignore[arg-type]
+    finding = model_parallel(Subject(machine=MACHINE, weighed=replace(JOB, **changes)))  # type: ignore[arg-type]
     assert finding.remedy
     return finding.verdict, finding.says, "; ".join((*finding.evidence, finding.remedy))
 
@@ -83,7 +85,7 @@ def test_images_that_were_not_measured_directly_say_so() -> None:
 
 
 def test_the_table_and_the_units() -> None:
-    assert CHECKS["model parallel"] is model_parallel
+    assert WEIGHED["model parallel"] is model_parallel
     assert [spell_size(n) for n in (9.84 * MIB, 225 * MIB, 24 * GIB)] == ["9.8 MiB", "225 MiB", "24.0 GiB"]
 
 
