@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import pynvml
 
-FIELD_RECOVERY: Final = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+_RECOVERY: Final = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+_FAR_GPU: Final[int] = pynvml.NVML_NVLINK_DEVICE_TYPE_GPU
+_FAR_SWITCH: Final[int] = pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ class FakeWorld:
     cuda: int | None = 13000
     """The newest CUDA that the driver knows: 1000 major + 10 minor."""
     confidential: int | None = 0
-    paths: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    paths: Mapping[tuple[int, int], int | None] = field(default_factory=dict)
     """Indices of two GPUs, the lower first -> NVML_TOPOLOGY_*; a pair that is not here has NVML_TOPOLOGY_NODE."""
     p2p: Mapping[tuple[int, int], int | None] = field(default_factory=dict)
     """Likewise -> NVML_P2P_STATUS_*; a pair that is not here has OK."""
@@ -148,8 +150,8 @@ class FakeNvml:
             return None
         if name in _SYSTEM:
             answer = _SYSTEM[name](world, *args)
-        elif name in _PAIR:
-            answer = _PAIR[name](world, *(a.index if isinstance(a, Handle) else a for a in args), **kwargs)
+        elif name in _DEVICES:
+            answer = _DEVICES[name](world, *(a.index if isinstance(a, Handle) else a for a in args), **kwargs)
         elif name in _DEVICE:
             answer = _DEVICE[name](_gpu(world, args[0].index), *args[1:], **kwargs)
         else:
@@ -221,9 +223,13 @@ def _nvlink(gpu: FakeGpu, link: int) -> str | None:
     return gpu.nvlinks[link]
 
 
+def _far_kind(world: FakeWorld, index: int, link: int) -> int:
+    far = _nvlink(_gpu(world, index), link)
+    return _FAR_GPU if far in [g.pci for g in world.gpus] else _FAR_SWITCH
+
+
 def _fields(gpu: FakeGpu, ids: list[int]) -> list[Any]:
-    known = {FIELD_RECOVERY: gpu.recovery}
-    return [_field(i, known.get(i)) for i in ids]
+    return [_field(i, gpu.recovery if i == _RECOVERY else None) for i in ids]
 
 
 def _field(field_id: int, value: int | None) -> Any:
@@ -250,9 +256,10 @@ _SYSTEM: Final[dict[str, Callable[..., Any]]] = {
     "nvmlDeviceGetHandleByUUID": _by_uuid,
 }
 
-_PAIR: Final[dict[str, Callable[..., Any]]] = {
+_DEVICES: Final[dict[str, Callable[..., Any]]] = {
     "nvmlDeviceGetTopologyCommonAncestor": lambda w, a, b: w.paths.get(_pair(w, a, b), pynvml.NVML_TOPOLOGY_NODE),
     "nvmlDeviceGetP2PStatus": _p2p,
+    "nvmlDeviceGetNvLinkRemoteDeviceType": _far_kind,
 }
 
 _DEVICE: Final[dict[str, Callable[..., Any]]] = {

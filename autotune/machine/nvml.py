@@ -1,4 +1,4 @@
-"""Which GPUs are there, and how full? NVIDIA's library in our words; nothing here raises or opens a CUDA context."""
+"""What do the GPUs do just now? NVIDIA's library in our words; nothing here raises or opens a CUDA context."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-from autotune.contract import Gpu
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +18,12 @@ SLOWED_BY = {0x40: "heat", 0x20: "heat", 0x80: "the power supply", 0x8: "its own
 
 
 @contextmanager
-def _session(nvml: Any) -> Iterator[Any]:
-    """NVML (or its fake) between init and shutdown; None when there is none."""
+def session(nvml: Any) -> Iterator[Any]:
+    """NVML between init and shutdown; None when there is none.
+
+    Args:
+        nvml: the pynvml module, or a fake of it; None: pynvml.
+    """
     try:
         if nvml is None:
             import pynvml
@@ -42,46 +44,28 @@ def _session(nvml: Any) -> Iterator[Any]:
             log.debug("NVML did not shut down: %s", e)
 
 
-def read_gpus(nvml: Any = None) -> tuple[Gpu, ...]:
-    """All GPUs in NVML's order, which is that of the PCI bus; () without NVML.
+def ask(lib: Any, name: str, *args: Any) -> Any:
+    """What one of NVML's functions answers; None where it does not: not supported, not permitted, not known, lost.
 
     Args:
-        nvml: the pynvml module, or a fake of it.
+        lib: from session.
+        name: of the function.
+        args: handle and the rest; a handle of None is a GPU that did not answer before.
     """
-    gpus = []
-    with _session(nvml) as lib:
-        if lib is None:
-            return ()
-        try:
-            n_gpus = lib.nvmlDeviceGetCount()
-        except lib.NVMLError as e:
-            log.debug("NVML does not count: %s", e)
-            return ()
-        for index in range(n_gpus):
-            try:
-                handle = lib.nvmlDeviceGetHandleByIndex(index)
-                gpus.append(
-                    Gpu(
-                        index=index,
-                        uuid=_text(lib.nvmlDeviceGetUUID(handle)),
-                        name=_text(lib.nvmlDeviceGetName(handle)),
-                        mem_bytes=int(lib.nvmlDeviceGetMemoryInfo(handle).total),
-                    )
-                )
-            except lib.NVMLError as e:  # a GPU that fell off the bus is not there
-                log.debug("GPU %s does not answer: %s", index, e)
-    return tuple(gpus)
+    if lib is None or None in args:
+        return None
+    try:
+        return getattr(lib, name)(*args)
+    except (lib.NVMLError, AttributeError) as e:  # an older pynvml does not have the function
+        log.debug("%s: %s", name, e)
+        return None
 
 
 def read_driver(nvml: Any = None) -> str | None:
     """Version of the NVIDIA driver, None without NVML."""
-    with _session(nvml) as lib:
-        if lib is None:
-            return None
-        try:
-            return _text(lib.nvmlSystemGetDriverVersion())
-        except lib.NVMLError:
-            return None
+    with session(nvml) as lib:
+        version = ask(lib, "nvmlSystemGetDriverVersion")
+    return None if version is None else text(version)
 
 
 def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
@@ -89,12 +73,12 @@ def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
 
     Args:
         gpus: entries of CUDA_VISIBLE_DEVICES: index in PCI order, or UUID.
-        nvml: as in read_gpus.
+        nvml: as in session.
     """
     used: dict[str, int] = {}
     if not gpus:
         return used
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
         for gpu in gpus if lib else ():
             try:
                 used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(_handle(lib, gpu)).used)
@@ -114,7 +98,7 @@ def wait_until_free(
 
     Args:
         before: what used_memory gave before the trial.
-        nvml: as in read_gpus.
+        nvml: as in session.
         limit_s: the longest wait.
         sleep: a test's own clock.
 
@@ -136,7 +120,7 @@ def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], st
 
     Args:
         gpus: as in used_memory; without any, and without NVML, there is nothing to see.
-        nvml: as in read_gpus.
+        nvml: as in session.
 
     Yields:
         To be called at will: "GPU 0 was slowed down by heat", or None.
@@ -144,7 +128,7 @@ def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], st
     if not gpus:
         yield lambda: None
         return
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
 
         def look() -> str | None:
             for gpu in gpus if lib else ():
@@ -169,7 +153,7 @@ def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[
 
     Args:
         gpus: as in used_memory.
-        nvml: as in read_gpus.
+        nvml: as in session.
 
     Yields:
         To be called at will: joules of all of them together; None without GPUs, or where one of them does not count.
@@ -177,7 +161,7 @@ def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[
     if not gpus:
         yield lambda: None
         return
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
 
         def look() -> float | None:
             if lib is None:
@@ -194,7 +178,7 @@ def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[
 def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     """UUID -> processes that compute on that GPU now, where any do; host PIDs, and none in some containers."""
     found = {}
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
         for gpu in gpus if lib is not None else ():
             try:
                 pids = sorted({p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(_handle(lib, gpu))})
@@ -210,6 +194,6 @@ def _handle(lib: Any, gpu: str) -> Any:
     return lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
 
 
-def _text(value: str | bytes) -> str:
+def text(value: str | bytes) -> str:
     """Older releases of the library return bytes."""
     return value.decode() if isinstance(value, bytes) else value

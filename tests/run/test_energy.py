@@ -11,33 +11,10 @@ import pytest
 
 from autotune.contract import Outcome, RankRecord, SegmentSettings, StepColumns, TrialDir, TrialResult, read_json
 from autotune.errors import InputError
+from autotune.machine.fake_worlds import healthy, not_supported_everywhere
 from autotune.run import energy, trial
 from autotune.run.energy import Meter, check_energy, simulated_energy, with_energy
 from tests.run.trials import spec
-
-
-class FakeNvml:
-    """Counts the energy of one GPU, or refuses to, as one that is older than Volta."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, counts: bool) -> None:
-        self.counts = counts
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        return uuid
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
-        if not self.counts:
-            raise self.NVMLError("Not Supported")
-        return 5000
 
 
 class FakeGpu:
@@ -111,10 +88,10 @@ def test_a_trial_has_the_energy_of_its_window(tmp_path: Path, monkeypatch: pytes
 
 
 def test_energy_is_refused_where_nobody_counts_it() -> None:
-    check_energy("energy", ("GPU-0",), simulated=False, nvml=FakeNvml(counts=True))
+    check_energy("energy", ("GPU-0",), simulated=False, nvml=healthy(1))
     check_energy("job_time", (), simulated=False)
     with pytest.raises(InputError, match="does not count its energy"):
-        check_energy("energy", ("GPU-0",), simulated=False, nvml=FakeNvml(counts=False))
+        check_energy("energy", ("GPU-0",), simulated=False, nvml=not_supported_everywhere(1))
     for simulated in (False, True):
         with pytest.raises(InputError, match="needs a GPU"):
             check_energy("energy", (), simulated=simulated)
