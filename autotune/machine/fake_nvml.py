@@ -6,6 +6,7 @@ with a driver that is too old for it. Worlds to drive it with: fake_worlds.py.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -60,7 +61,6 @@ class FakeGpu:
     pcie_gen_max: int | None = 5
     pcie_width: int | None = 16
     pcie_width_max: int | None = 16
-    numa_node: int | None = 0
     mig: bool | None = False
     compute_mode: int | None = pynvml.NVML_COMPUTEMODE_DEFAULT
     persistence: bool | None = True
@@ -183,13 +183,12 @@ def _by_uuid(world: FakeWorld, uuid: str) -> Handle:
 
 def _pair(world: FakeWorld, a: int, b: int) -> tuple[int, int]:
     _gpu(world, a), _gpu(world, b)
-    if a == b:
-        raise pynvml.NVMLError_InvalidArgument()
     return min(a, b), max(a, b)
 
 
 def _p2p(world: FakeWorld, a: int, b: int, index: int) -> int | None:
-    assert isinstance(index, int), "pynvml.NVML_P2P_CAPS_INDEX_READ is a tuple; ctypes refuses it"
+    if not isinstance(index, int):  # as pynvml.NVML_P2P_CAPS_INDEX_READ, which is a tuple by mistake
+        raise ctypes.ArgumentError
     return world.p2p.get(_pair(world, a, b), pynvml.NVML_P2P_STATUS_OK)
 
 
@@ -286,7 +285,6 @@ _DEVICE: Final[dict[str, Callable[..., Any]]] = {
     "nvmlDeviceGetMaxPcieLinkGeneration": lambda g: g.pcie_gen_max,
     "nvmlDeviceGetCurrPcieLinkWidth": lambda g: g.pcie_width,
     "nvmlDeviceGetMaxPcieLinkWidth": lambda g: g.pcie_width_max,
-    "nvmlDeviceGetNumaNodeId": lambda g: g.numa_node,
     "nvmlDeviceGetMigMode": lambda g: None if g.mig is None else [int(g.mig)] * 2,
     "nvmlDeviceGetComputeMode": lambda g: g.compute_mode,
     "nvmlDeviceGetPersistenceMode": lambda g: _whole(g.persistence),
