@@ -25,23 +25,37 @@ def session(nvml: Any) -> Iterator[Any]:
         nvml: the pynvml module, or a fake of it; None: pynvml.
     """
     try:
-        if nvml is None:
-            import pynvml
-
-            nvml = pynvml
-        nvml.nvmlInit()
+        lib = _open(nvml)
     except Exception as e:
         # no driver, no library, or no permission: to us all the same
         log.debug("no NVML: %s", e)
         yield None
         return
     try:
-        yield nvml
+        yield lib
     finally:
         try:
-            nvml.nvmlShutdown()
+            lib.nvmlShutdown()
         except Exception as e:
             log.debug("NVML did not shut down: %s", e)
+
+
+def refusal(nvml: Any = None) -> Exception | None:
+    """Why NVML does not start; None: it does."""
+    try:
+        _open(nvml).nvmlShutdown()
+    except Exception as e:
+        return e
+    return None
+
+
+def _open(nvml: Any) -> Any:
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    nvml.nvmlInit()
+    return nvml
 
 
 def ask(lib: Any, name: str, *args: Any) -> Any:
@@ -81,7 +95,7 @@ def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
     with session(nvml) as lib:
         for gpu in gpus if lib else ():
             try:
-                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(_handle(lib, gpu)).used)
+                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(handle_of(lib, gpu)).used)
             except lib.NVMLError as e:
                 log.debug("GPU %s does not answer: %s", gpu, e)
     return used
@@ -133,7 +147,7 @@ def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], st
         def look() -> str | None:
             for gpu in gpus if lib else ():
                 try:
-                    bits = lib.nvmlDeviceGetCurrentClocksEventReasons(_handle(lib, gpu))
+                    bits = lib.nvmlDeviceGetCurrentClocksEventReasons(handle_of(lib, gpu))
                 except lib.NVMLError as e:
                     log.debug("GPU %s does not answer: %s", gpu, e)
                     continue
@@ -167,7 +181,7 @@ def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[
             if lib is None:
                 return None
             try:
-                return sum(int(lib.nvmlDeviceGetTotalEnergyConsumption(_handle(lib, gpu))) for gpu in gpus) / 1000
+                return sum(int(lib.nvmlDeviceGetTotalEnergyConsumption(handle_of(lib, gpu))) for gpu in gpus) / 1000
             except lib.NVMLError as e:
                 log.debug("a GPU does not count its energy: %s", e)
                 return None
@@ -181,7 +195,7 @@ def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     with session(nvml) as lib:
         for gpu in gpus if lib is not None else ():
             try:
-                pids = sorted({p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(_handle(lib, gpu))})
+                pids = sorted({p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(handle_of(lib, gpu))})
             except lib.NVMLError as e:
                 log.debug("NVML does not say who uses %s: %s", gpu, e)
                 continue
@@ -190,7 +204,8 @@ def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _handle(lib: Any, gpu: str) -> Any:
+def handle_of(lib: Any, gpu: str) -> Any:
+    """Of an entry of CUDA_VISIBLE_DEVICES: index in PCI order, or UUID; raises NVMLError."""
     return lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
 
 
