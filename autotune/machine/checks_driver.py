@@ -9,7 +9,7 @@ from typing import Final
 
 from autotune.contract import Gpu
 from autotune.machine.finding import Finding, Subject, ok, unknown
-from autotune.machine.judged import judged, named
+from autotune.machine.judged import each, judged, mute, named
 from autotune.machine.nvml import ask, refusal, session
 
 NVIDIA: Final = "0x10de"
@@ -17,6 +17,7 @@ DISPLAY: Final = "0x03"
 """PCI class of every GPU, as sysfs begins it."""
 LEAST_DRIVER: Final = {13: 580, 12: 525, 11: 450}
 """CUDA's major version -> the oldest driver branch (docs.nvidia.com/deploy/cuda-compatibility, minor-version)."""
+MINOR: Final = "within a major version that is enough, but for PTX compiled at run time and for some new features"
 OLDER_BUILD: Final = (
     "torch's build for CUDA 12.6 (pip install torch --index-url https://download.pytorch.org/whl/cu126)"
 )
@@ -53,7 +54,7 @@ def gpu(subject: Subject) -> Finding:
     if n_counted is None:
         return unknown("NVML does not count the GPUs")
     here = subject.machine.gpus
-    told = tuple(_told(g) for g in here)
+    told = each(here, _told)
     gone = [u for u in subject.plan.gpus if u not in {g.uuid for g in here}]
     if n_counted > len(here) or gone:
         says = f"{n_counted - len(here)} of {n_counted} GPUs do not answer" if n_counted > len(here) else ""
@@ -65,11 +66,11 @@ def gpu(subject: Subject) -> Finding:
     if not judged(subject):
         says = f"the training runs on the CPU, and {named(here)} could be used"
         return Finding(verdict="info", says=says, evidence=told)
-    return ok(f"driver {subject.machine.driver} has {named(here)}", *told)
+    return ok(f"NVIDIA's driver has {named(here)}", *told)
 
 
 def _told(gpu: Gpu) -> str:
-    return f"GPU {gpu.index}: {gpu.name}, {gpu.mem_bytes / 2**30:.0f} GiB"
+    return f"{gpu.name}, {gpu.mem_bytes / 2**30:.0f} GiB"
 
 
 def cards_on_the_bus(subject: Subject) -> tuple[str, ...]:
@@ -92,8 +93,6 @@ def driver(subject: Subject) -> Finding | None:
         return None
     have, wanted = subject.machine.driver, subject.machine.versions.get("cuda")
     torch = subject.machine.versions.get("torch")
-    if torch is None:
-        return unknown("torch is not installed", "pip install torch")
     if wanted is None:
         says = f"torch {torch} is built without CUDA, or does not say which: it may not see the GPU"
         return Finding(verdict="warn", says=says, remedy="pip install torch, from an index with CUDA builds")
@@ -107,11 +106,8 @@ def driver(subject: Subject) -> Finding | None:
     told = "" if knows is None else f", which knows CUDA {knows // 1000}.{knows % 1000 // 10}"
     says = f"driver {have}{told}; torch {torch} is built for CUDA {wanted}"
     if (knows is not None and knows // 1000 >= major) or (least is not None and int(branch[0]) >= least):
-        minor = (
-            "CUDA's minor versions are compatible, but PTX compiled at run time and some features need the newer driver"
-        )
         newer = knows is not None and _numbers(wanted) > (knows // 1000, knows % 1000 // 10)
-        return ok(says, *((minor,) if newer else ()))
+        return ok(says, *([MINOR] if newer else []))
     if least is None:
         return unknown(f"{says}: which driver that needs is not known here")
     older = f", or install {OLDER_BUILD}" if int(branch[0]) >= LEAST_DRIVER[12] else ""
@@ -129,22 +125,21 @@ def architecture(subject: Subject) -> Finding | None:
     if not gpus or cuda is None:
         return None  # `driver` says so
     codes = BUILT_FOR.get(cuda, {}).get("aarch64" if platform.machine() == "aarch64" else "x86_64")
-    told = tuple(f"GPU {g.index}: {g.name}, compute capability {capability(g)}" for g in gpus)
-    dumb = [g for g in gpus if g.capability is None]
-    if codes is None or dumb:
-        why = f"{named(dumb)} does not tell its capability" if dumb else f"what torch's wheel for CUDA {cuda} holds"
-        return unknown(why if dumb else f"{why} is not known here")
+    if dumb := [g for g in gpus if g.capability is None]:
+        return mute(dumb, "the compute capability")
+    if codes is None:
+        return unknown(f"which GPUs torch's wheel for CUDA {cuda} holds code for is not known here")
     without = [g for g in gpus if not runs_on(g, codes)]
     built = f"torch for CUDA {cuda} is built for " + ", ".join(f"{c // 10}.{c % 10}" for c in sorted(codes))
     if not without:
-        return ok("torch holds code for " + named(gpus), *told, built)
+        return ok("torch holds code for " + named(gpus), *each(gpus, _capable), built)
     says = (
-        f"torch holds no code for {named(without)} (capability {capability(without[0])}): no kernel image is available"
+        f"torch holds no code for {named(without)} (capability {_capability(without[0])}): no kernel image is available"
     )
     fits = [c for c, by in BUILT_FOR.items() if all(runs_on(g, by["x86_64"]) for g in gpus)]
     index = f"https://download.pytorch.org/whl/cu{fits[-1].replace('.', '')}" if fits else ""
     remedy = f"pip install torch --index-url {index}" if fits else "no wheel of torch 2.15 has it: use an older torch"
-    return Finding(verdict="fail", says=says, evidence=(*told, built), remedy=remedy)
+    return Finding(verdict="fail", says=says, evidence=(*each(gpus, _capable), built), remedy=remedy)
 
 
 def runs_on(gpu: Gpu, codes: frozenset[int]) -> bool:
@@ -154,9 +149,12 @@ def runs_on(gpu: Gpu, codes: frozenset[int]) -> bool:
     return any(code // 10 == major and code % 10 <= minor for code in codes)
 
 
-def capability(gpu: Gpu) -> str:
-    """As NVIDIA writes it."""
-    return "unknown" if gpu.capability is None else ".".join(map(str, gpu.capability))
+def _capability(gpu: Gpu) -> str:
+    return ".".join(map(str, gpu.capability or ()))
+
+
+def _capable(gpu: Gpu) -> str:
+    return f"{gpu.name}, compute capability {_capability(gpu)}"
 
 
 def libraries(subject: Subject) -> Finding | None:
@@ -197,10 +195,9 @@ def precision(subject: Subject) -> Finding | None:
     gpus = judged(subject)
     if not gpus:
         return None
-    dumb = [g for g in gpus if g.capability is None]
-    if dumb:
-        return unknown(f"{named(dumb)} does not tell its compute capability")
-    told = tuple(f"GPU {g.index}: {g.name}, compute capability {capability(g)}" for g in gpus)
+    if dumb := [g for g in gpus if g.capability is None]:
+        return mute(dumb, "the compute capability")
+    told = each(gpus, _capable)
     off = [g for g in gpus if AMP_IS_OFF.search(g.name)]
     if off:
         says = f"Ultralytics trains on {named(off)} ({off[0].name}) without AMP: its losses become NaN there"

@@ -9,7 +9,7 @@ from typing import Any, Final
 from autotune.contract import Gpu
 from autotune.machine.checks_driver import DRIVER
 from autotune.machine.finding import Finding, Subject, ok, unknown
-from autotune.machine.judged import answers, judged, named, silent
+from autotune.machine.judged import answers, each, judged, mute, named, silent
 from autotune.machine.memory import spell_size
 from autotune.machine.nvml import SLOWED_BY, ask, session
 
@@ -72,7 +72,7 @@ def clocks(subject: Subject) -> Finding | None:
             remedy="cool it, or mend its power supply: figures would drift with its temperature",
         )
     if silent(said):
-        return unknown(f"{named(silent(said))} does not tell what lowers its clock")
+        return mute(silent(said), "what lowers the clock")
     return ok("nothing lowers a clock just now; every trial's samples.csv tells it under load")
 
 
@@ -81,15 +81,14 @@ def power(subject: Subject) -> Finding | None:
     gpus = judged(subject)
     if not gpus:
         return None
-    limits = {g: (g.power_limit_w, g.power_default_w) for g in gpus}
-    told = {g: (w, most) for g, (w, most) in limits.items() if w is not None and most is not None}
-    evidence = tuple(f"GPU {g.index}: {w:.0f} W of {most:.0f} W" for g, (w, most) in told.items())
+    told = {g: (g.power_limit_w, g.power_default_w) for g in gpus if g.power_limit_w and g.power_default_w}
+    evidence = each(told, lambda g: f"{told[g][0]:.0f} W of {told[g][1]:.0f} W")
     low = [g for g, (w, most) in told.items() if w < POWER_LEFT * most]
     if low:
         says = f"the power limit of {named(low)} is below its default: slower, and often fewer joules an image"
         return Finding(verdict="info", says=says, evidence=evidence, remedy=f"{NVIDIA_SMI} -pl WATTS sets it (root)")
     if len(told) < len(gpus):
-        return unknown(f"{named(g for g in gpus if g not in told)} does not tell its power limit")
+        return mute((g for g in gpus if g not in told), "the power limit")
     return ok("the power limits are the defaults", *evidence)
 
 
@@ -101,7 +100,7 @@ def memory_health(subject: Subject) -> Finding | None:
         "uncorrectable ECC errors since the driver was loaded": answers(subject, "nvmlDeviceGetTotalEccErrors", 1, 0),
         "remapped rows": answers(subject, "nvmlDeviceGetRemappedRows"),
         "pages to be retired": answers(subject, "nvmlDeviceGetRetiredPagesPendingStatus"),
-        "recovery": _recovery(subject),
+        "recovery that the driver asks for": _recovery(subject),
     }
     ecc, rows, pages, recovery = said.values()
     faults = [f"GPU {g.index}: {n} uncorrectable memory errors" for g, n in ecc.items() if n]
@@ -113,11 +112,10 @@ def memory_health(subject: Subject) -> Finding | None:
         says = f"{faults[0]}{f', and {len(faults) - 1} more' * (len(faults) > 1)}"
         remedy = "nvidia-smi --gpu-reset (root, nobody on it) or a reboot; if it comes again: service"
         return Finding(verdict="fail", says=says, evidence=tuple(faults), remedy=remedy)
-    mute = [g for g in judged(subject) if all(by[g] is None for by in said.values())]
-    if mute:
-        return unknown(f"{named(mute)} does not tell of memory errors (no ECC, or not for this user)")
+    if dumb := [g for g in judged(subject) if all(by[g] is None for by in said.values())]:
+        return mute(dumb, "of memory errors: no ECC, or not for this user")
     read = tuple(f"{what}: none on {named(known)}" for what, by in said.items() if (known := _told(by)))
-    return ok("no memory errors, and the driver asks for no recovery", *read)
+    return ok("no memory errors", *read)
 
 
 def _told(said: dict[Gpu, Any]) -> list[Gpu]:
@@ -166,7 +164,7 @@ def persistence(subject: Subject) -> Finding | None:
         says = f"the driver forgets {named(off)} when nobody uses it: every trial starts seconds later"
         return Finding(verdict="warn", says=says, remedy="sudo nvidia-smi -pm 1, or the nvidia-persistenced service")
     if silent(said):
-        return unknown(f"{named(silent(said))} does not tell its persistence mode")
+        return mute(silent(said), "the persistence mode")
     return ok("the driver keeps the GPUs ready")
 
 
@@ -198,9 +196,8 @@ def others(subject: Subject) -> Finding | None:
     if drawn:
         says = f"{named(drawn)} also draws a screen: figures vary with what is shown"
         return Finding(verdict="info", says=says, evidence=tuple(evidence))
-    mute = [g for g in judged(subject) if lists[0][g] is None and use[g] is None]
-    if mute:
-        return unknown(f"{named(mute)} does not tell who uses it")
+    if dumb := [g for g in judged(subject) if lists[0][g] is None and use[g] is None]:
+        return mute(dumb, "who uses it")
     return ok("nobody else uses the GPUs")
 
 
@@ -246,9 +243,8 @@ def mode(subject: Subject) -> Finding | None:
     if state is not None and state.ccFeature:
         says = "confidential computing is on: all that goes to and from a GPU is encrypted, which costs speed"
         return Finding(verdict="info", says=says)
-    mute = silent(modes)
-    if mute:
-        return unknown(f"{named(mute)} does not tell its compute mode")
+    if silent(modes):
+        return mute(silent(modes), "the compute mode")
     alone = [g for g, m in modes.items() if m == EXCLUSIVE]
     evidence = (f"{named(alone)}: one process at a time, which is enough",) if alone else ()
     return ok("whole GPUs, open to compute", *evidence)

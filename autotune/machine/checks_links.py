@@ -9,7 +9,7 @@ from typing import Final
 from autotune.contract import Gpu, GpuLink
 from autotune.machine.checks_driver import cards_on_the_bus
 from autotune.machine.finding import Finding, Subject, ok, unknown
-from autotune.machine.judged import judged, links, named
+from autotune.machine.judged import each, judged, links, mute, named
 
 NEAREST_FIRST: Final = ("SAME", "PIX", "PXB", "PHB", "NODE", "SYS")
 WAYS: Final = {
@@ -39,9 +39,8 @@ def peers(subject: Subject) -> Finding | None:
             "GeForce cards have no peer access; else look for ACS and the IOMMU in the BIOS, or a driver without it"
         )
         return Finding(verdict="warn", says=says, evidence=_each(subject, pairs), remedy=remedy)
-    mute = [k for k in pairs if k.p2p is None]
-    if mute:
-        return unknown(f"{_pairs(subject, mute)} do not tell whether they read each other's memory")
+    if dumb := [k for k in pairs if k.p2p is None]:
+        return unknown(f"{_pairs(subject, dumb)} do not tell whether they read each other's memory")
     return ok("every GPU reads and writes the others' memory", *_each(subject, pairs))
 
 
@@ -53,9 +52,8 @@ def topology(subject: Subject) -> Finding | None:
     pairs, chosen = links(subject), judged(subject)
     if not pairs or any(g.mig for g in chosen):
         return None
-    mute = [k for k in pairs if not k.n_nvlinks and k.path is None]
-    if mute:
-        return unknown(f"{_pairs(subject, mute)} do not tell how they are connected")
+    if dumb := [k for k in pairs if not k.n_nvlinks and k.path is None]:
+        return unknown(f"{_pairs(subject, dumb)} do not tell how they are connected")
     table = {frozenset((k.a, k.b)): k for k in subject.machine.gpu_links}
     worst = max(pairs, key=_distance)
     better = _nearest(subject.machine.gpus, len(chosen), table)
@@ -121,19 +119,17 @@ def pcie(subject: Subject) -> Finding | None:
         return None
     most = {g: _lanes(subject, g) for g in gpus}
     narrow = [g for g in gpus if g.pcie_width is not None and (n := most[g]) is not None and g.pcie_width < n]
-    evidence = tuple(
-        f"GPU {g.index}: {g.pcie_width} of {most[g]} lanes, generation {g.pcie_gen} now, {g.pcie_gen_max} under load"
-        for g in gpus
-        if g.pcie_width is not None
+    evidence = each(
+        (g for g in gpus if g.pcie_width is not None),
+        lambda g: f"{g.pcie_width} of {most[g]} lanes, generation {g.pcie_gen} now, {g.pcie_gen_max} under load",
     )
     if narrow:
         g = narrow[0]
         says = f"{named(narrow)} has {g.pcie_width} of {most[g]} PCIe lanes: images reach it at half speed or less"
         remedy = "another slot, no riser; slots that share their lanes; seat the card anew"
         return Finding(verdict="warn", says=says, evidence=evidence, remedy=remedy)
-    mute = [g for g in gpus if g.pcie_width is None or most[g] is None]
-    if mute:
-        return unknown(f"{named(mute)} does not tell its PCIe link")
+    if dumb := [g for g in gpus if g.pcie_width is None or most[g] is None]:
+        return mute(dumb, "the PCIe link")
     return ok("every GPU has its PCIe lanes", *evidence)
 
 
@@ -166,11 +162,10 @@ def iommu(subject: Subject) -> Finding | None:
         remedy = (
             "on a machine of your own: iommu=pt on the kernel's command line, and ACS off in the BIOS (NCCL's guide)"
         )
-        evidence = tuple(f"GPU {g.index}: {kind}" for g, kind in kinds.items())
+        evidence = each(gpus, lambda g: f"its IOMMU group is of type {kinds[g]}")
         return Finding(verdict="warn", says=says, evidence=evidence, remedy=remedy)
-    mute = [g for g, kind in kinds.items() if kind is None]
-    if mute:
-        return unknown(f"the IOMMU does not tell how it treats {named(mute)}")
+    if dumb := [g for g, kind in kinds.items() if kind is None]:
+        return mute(dumb, "how the IOMMU treats a transfer")
     return ok("the IOMMU lets the GPUs' transfers pass as they are")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from autotune.contract import Gpu, GpuLink
-from autotune.machine.finding import Subject
+from autotune.machine.finding import Finding, Subject, unknown
 from autotune.machine.nvml import ask, session
 
 
@@ -45,3 +45,17 @@ def named(gpus: Iterable[Gpu]) -> str:
     """`GPU 0`, `GPU 0 and 2`, `GPU 0, 1 and 2`."""
     numbers = [str(g.index) for g in gpus]
     return "GPU " + " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
+
+
+def each(gpus: Iterable[Gpu], told: Callable[[Gpu], str]) -> tuple[str, ...]:
+    """A sentence a GPU, or one for those of which the same is to be told: `GPU 0 and 1: 700 W of 700 W`."""
+    groups: dict[str, list[Gpu]] = {}
+    for gpu in gpus:
+        groups.setdefault(told(gpu), []).append(gpu)
+    return tuple(f"{named(of)}: {text}" for text, of in groups.items())
+
+
+def mute(gpus: Iterable[Gpu], what: str) -> Finding:
+    """They do not tell it."""
+    those = tuple(gpus)
+    return unknown(f"{named(those)} {'does' if len(those) == 1 else 'do'} not tell {what}")

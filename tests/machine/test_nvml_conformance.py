@@ -11,8 +11,11 @@ from typing import Any
 import pynvml
 import pytest
 
+from autotune.machine.checks import examine
+from autotune.machine.facts import read_machine
 from autotune.machine.fake_nvml import FakeNvml
 from autotune.machine.fake_worlds import healthy, healthy_world
+from autotune.machine.finding import Subject
 from tests.machine.nvml_conformance import CHECKS, MACHINE, build, snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +55,13 @@ def test_pynvml_over_a_real_gpu(name: str) -> None:
     CHECKS[name](pynvml)
 
 
+@pytest.mark.gpu
+def test_the_checks_on_a_real_gpu() -> None:
+    said = examine(Subject(machine=read_machine()))
+    fit = {name: said[name].verdict for name in ("gpu", "driver", "gpu architecture", "nccl and cudnn", "precision")}
+    assert fit == dict.fromkeys(fit, "ok"), said
+
+
 def test_the_fake_says_of_a_machine_what_pynvml_says_of_it(over_c: dict[str, Any]) -> None:
     ours = json.loads(json.dumps(snapshot(FakeNvml(MACHINE))))
     assert ours == over_c["snapshot"]
@@ -85,6 +95,25 @@ def test_a_process_with_that_library_sees_its_gpus(library: dict[str, str]) -> N
         [sys.executable, "-c", code], env=library, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "2 x H100 80GB 580.95.05 0000:1b:00.0 0000:2b:00.0 18", done.stderr
+
+
+def test_the_checks_over_that_library(library: dict[str, str]) -> None:
+    code = (
+        "from autotune.machine.checks import examine\n"
+        "from autotune.machine.facts import read_machine\n"
+        "from autotune.machine.finding import Subject\n"
+        "for name, finding in examine(Subject(machine=read_machine())).items():\n"
+        "    print(name, finding.verdict, *finding.evidence, sep='|')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=library, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    said = {row[0]: row[1:] for row in (line.split("|") for line in done.stdout.splitlines())}
+    assert said["gpu"] == ["ok", "GPU 0 and 1: NVIDIA H100 80GB HBM3, 80 GiB"]
+    assert said["other users"] == ["fail", "GPU 1: processes 4321, 4322"]
+    assert said["clock slow-down"][0] == said["gpu memory errors"][0] == said["gpu mode"][0] == "ok"
+    assert said["gpu topology"] == ["ok", "GPU 0-1: 18 NVLinks"]
 
 
 def test_time_passes_on_the_fakes_own_clock_or_on_one_that_is_given() -> None:
