@@ -37,7 +37,7 @@ SHADOWS: Final = re.compile(r"lib(nccl|cudnn)\.so")
 
 
 def gpu(subject: Subject) -> Finding:
-    """2, and whether there is one at all, or one that should be and does not answer."""
+    """2, and whether there is one at all, and whether all that are there answer."""
     cards, no = cards_on_the_bus(subject), refusal(subject.host.nvml)
     none_here = "no NVIDIA GPU: the training runs on the CPU"
     if no is not None and "LibRmVersionMismatch" in type(no).__name__:
@@ -55,18 +55,26 @@ def gpu(subject: Subject) -> Finding:
         return unknown("NVML does not count the GPUs")
     here = subject.machine.gpus
     told = each(here, _told)
-    gone = [u for u in subject.plan.gpus if u not in {g.uuid for g in here}]
-    if n_counted > len(here) or gone:
-        says = f"{n_counted - len(here)} of {n_counted} GPUs do not answer" if n_counted > len(here) else ""
-        says = says or f"GPU {gone[0]} of the job does not answer"
-        remedy = "look for Xid in dmesg (79: fallen off the bus); a reboot brings it back, or does not"
-        return Finding(verdict="fail", says=says, evidence=told, remedy=remedy)
+    if n_counted > len(here):
+        return _missing(subject, n_counted, told)
     if not here:
         return Finding(verdict="info", says=none_here)
     if not judged(subject):
         says = f"the training runs on the CPU, and {named(here)} could be used"
         return Finding(verdict="info", says=says, evidence=told)
     return ok(f"NVIDIA's driver has {named(here)}", *told)
+
+
+def _missing(subject: Subject, n_counted: int, told: tuple[str, ...]) -> Finding:
+    """Some are not in the list: they fell off the bus, or have no memory of their own to tell of."""
+    with session(subject.host.nvml) as lib:
+        handles = [ask(lib, "nvmlDeviceGetHandleByIndex", i) for i in range(n_counted)]
+        n_lost = sum(ask(lib, "nvmlDeviceGetUUID", handle) is None for handle in handles)
+    if not n_lost:
+        says = f"{n_counted - len(subject.machine.gpus)} of {n_counted} GPUs do not tell their memory, and are not used"
+        return Finding(verdict="warn", says=says, evidence=told)
+    remedy = "look for Xid in dmesg (79: fallen off the bus); a reboot brings it back, or does not"
+    return Finding(verdict="warn", says=f"{n_lost} of {n_counted} GPUs do not answer", evidence=told, remedy=remedy)
 
 
 def _told(gpu: Gpu) -> str:

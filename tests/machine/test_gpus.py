@@ -8,7 +8,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from autotune.contract import Gpu, GpuLink
+from autotune.contract import Gpu, GpuLink, Machine, read_json, write_json
 from autotune.machine.fake_nvml import FakeNvml, FakeWorld
 from autotune.machine.fake_worlds import SWITCH, healthy, healthy_world, mig, mismatch, not_supported_everywhere
 from autotune.machine.gpus import PATHS, read_gpus, read_links
@@ -179,3 +179,20 @@ def test_one_gpu_has_no_link() -> None:
     host = Host(nvml=healthy(1))
     assert read_links(read_gpus(host), host) == ()
     assert pynvml.NVML_P2P_CAPS_INDEX_READ == (0,), "why read_links does not use it"
+
+
+def test_gpus_and_links_come_back_from_machine_json(tmp_path: Path) -> None:
+    host = Host(root=tmp_path, nvml=healthy(2))
+    gpus = read_gpus(host)
+    machine = Machine(
+        hostname="h",
+        cpu="c",
+        n_cores=1,
+        n_cores_host=1,
+        ram_bytes=1,
+        shm_bytes=None,
+        gpus=gpus,
+        gpu_links=read_links(gpus, host),
+    )
+    write_json(tmp_path / "machine.json", machine)
+    assert read_json(tmp_path / "machine.json", Machine) == machine
