@@ -8,6 +8,7 @@ import pytest
 
 from autotune.contract import Gpu, Machine, from_dict, to_dict
 from autotune.errors import InputError
+from autotune.machine.host import Host
 from autotune.machine.facts import changes, describe, fingerprint, read_machine, resolve_gpus
 
 
@@ -36,15 +37,15 @@ def test_limits_of_a_container_count(tmp_path):
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    machine = read_machine(tmp_path)
+    machine = read_machine(Host(root=tmp_path))
     assert (machine.n_cores, machine.ram_bytes, machine.cpu) == (1, 1 << 30, "Fast CPU @ 3 GHz")
     assert machine.shm_bytes is None
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000")
-    assert read_machine(tmp_path).n_cores == 1  # half a core is still one
+    assert read_machine(Host(root=tmp_path)).n_cores == 1  # half a core is still one
 
 
 def test_an_empty_root_does_not_raise(tmp_path):
-    assert read_machine(tmp_path).n_cores >= 1
+    assert read_machine(Host(root=tmp_path)).n_cores >= 1
 
 
 def test_fingerprint_tells_what_matters():
