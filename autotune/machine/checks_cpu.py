@@ -113,7 +113,7 @@ def cpus(subject: Subject) -> Finding:
             verdict="warn",
             says=f"{usable}, and the quota stopped this group in {throttled:.0%} of its periods: steps stutter",
             evidence=evidence,
-            remedy="a whole number of CPUs with their own cores (docker run --cpuset-cpus; Kubernetes: limits = requests)",
+            remedy="whole CPUs of its own (docker run --cpuset-cpus; Kubernetes: limits = requests)",
         )
     if m.n_cores < m.n_cores_host:
         return Finding(verdict="info", says=f"{usable}: os.cpu_count() counts them all", evidence=evidence)
@@ -219,7 +219,7 @@ def pressure(subject: Subject) -> Finding:
     evidence = (", ".join(f"{what} {x:.1f} %" for what, x in waited.items()) + " of the last 10 s",)
     pressed = [what for what, x in waited.items() if x > PRESSED_PERCENT]
     if pressed:
-        says = f"somebody else is at work: processes wait for {' and '.join(pressed)}"
+        says = f"something else is at work, or was just now: processes wait for {' and '.join(pressed)}"
         return Finding(
             verdict="warn",
             says=says,

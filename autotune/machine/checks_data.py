@@ -92,7 +92,7 @@ def read_speed(subject: Subject, clock: Callable[[], float] = time.perf_counter)
     evidence = (
         f"{len(done)} images with {threads} threads: {rate:.0f} images/s, {mb_per_s:.0f} MB/s, 99 % open within "
         f"{1000 * open_p99_s:.1f} ms; {cold} were dropped from the page cache before",
-        f"{subject.machine.n_cores} cores prepare {ceiling:.0f} images/s at most ({1000 * IMAGE_CPU_S} ms each, with mosaic)",
+        f"{subject.machine.n_cores} cores prepare {ceiling:.0f} images/s at most ({1000 * IMAGE_CPU_S} ms each)",
     )
     if rate >= ceiling and open_p99_s < SLOW_OPEN_S:
         return ok(f"{rate:.0f} images/s from the disk, more than the cores can prepare", *evidence)

@@ -50,13 +50,12 @@ def container(subject: Subject) -> Finding:
     evidence = (f"PID 1 is {init}; {zombies} ended process{'es' * (zombies != 1)} that it has not taken leave of",)
     if zombies:
         says = f"{where}, and PID 1 ({init}) does not reap: {zombies} ended process{'es' * (zombies != 1)} stay"
-        verdict: Finding = Finding(
+        return Finding(
             verdict="warn" if zombies >= MANY_ZOMBIES else "info",
             says=says,
             evidence=evidence,
             remedy="docker run --init (tini); Kubernetes: tini as the first command",
         )
-        return verdict
     return ok(where, *evidence)
 
 
@@ -124,7 +123,7 @@ def packages(subject: Subject) -> Finding:
     pickle = host.version("cloudpickle")
     evidence = (f"cloudpickle {pickle or 'none'}",)
     if pickle is None or _older(pickle, CLOUDPICKLE):
-        says = f"cloudpickle {pickle or 'is missing'}: plain `yolo train` on several GPUs installs {CLOUDPICKLE} when it starts"
+        says = f"cloudpickle {pickle or 'is missing'}: plain `yolo train` on several GPUs will install {CLOUDPICKLE}"
         remedy = f"pip install 'cloudpickle>={CLOUDPICKLE}'"
         return Finding(verdict="warn" if len(plan.gpus) > 1 else "info", says=says, evidence=evidence, remedy=remedy)
     return ok("nothing has to be installed for a training", *evidence)

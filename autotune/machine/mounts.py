@@ -52,7 +52,7 @@ def mount_of(host: Host, folder: str) -> Mount | None:
 
 
 def unescape(text: str) -> str:
-    r"""mountinfo writes space, tab, line break and backslash as octal: `\040`."""
+    r"""Space, tab, line break and backslash are octal there: `\040`."""
     return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)
 
 
