@@ -231,7 +231,7 @@ def doctor(
     nnodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
-    """Examine this machine, and the job that key=value name: verdicts, figures, remedies. Exit code 3 when one fails."""
+    """Examine this machine, and the job key=value names: verdicts, figures, remedies. Exit code 3 when one fails."""
     from autotune.doctor import run_verb
     from autotune.question import Request
 

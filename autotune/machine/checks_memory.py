@@ -13,6 +13,8 @@ from autotune.machine.shared_memory import MARGIN, TRAIN_PREFETCH, image_bytes, 
 RANK_BYTES: Final = 2 << 30
 """A rank's process and its loader workers: 0.6 GiB after importing torch and Ultralytics (measured on CPU), the rest
 for CUDA's host side, and what each worker writes. An assumption."""
+SWAPPED_BYTES: Final = 1 << 30
+"""Less than this lies swapped out on any machine that has been up for long."""
 IMPORT_BYTES: Final = 600 << 20
 """Resident after importing torch 2.15 and Ultralytics 8.4.190; measured here: 567 MiB."""
 
@@ -125,7 +127,7 @@ def overdrawn(subject: Subject) -> Finding:
         says = f"the container's memory limit has ended {kills} process{'es' * (kills != 1)} so far"
         remedy = f"raise the limit ({size(limit)} now), or fewer workers, a smaller cache or batch"
         return Finding(verdict="warn", says=says, evidence=evidence, remedy=remedy)
-    if swapped > max(1 << 30, now.get("MemTotal", 0) // 10):
+    if swapped > max(SWAPPED_BYTES, now.get("SwapTotal", 0) // 2):
         says = f"{size(swapped)} are swapped out: memory was short, and what comes back stalls steps"
         return Finding(
             verdict="warn", says=says, evidence=evidence, remedy="end what fills the memory; swapoff -a && swapon -a"
