@@ -27,7 +27,7 @@ def as_lines(machine: Machine, plan: Plan, job: str, findings: Mapping[str, Find
     lines = [*_facts(machine, plan, job), ""]
     for name, finding in sorted(findings.items(), key=lambda item: WORST_FIRST.index(item[1].verdict)):
         lines.append(f"{finding.verdict:9}{name}: {finding.says}")
-        if finding.verdict != "ok":
+        if finding.verdict != "ok" or finding.remedy:
             lines += [f"{_INDENT}{sentence}" for sentence in finding.evidence]
         lines += [f"{_INDENT}remedy: {finding.remedy}"] if finding.remedy else []
     counted = Counter(f.verdict for f in findings.values())

@@ -13,7 +13,8 @@ from autotune.contract import Machine, Observer, Outcome, RankRecord, Sizes, Tri
 from autotune.diagnosis import as_json, as_lines
 from autotune.errors import EXIT_ENVIRONMENT, EXIT_OK, InputError, MachineError
 from autotune.fitness import plan_of
-from autotune.machine.checks import examine
+from autotune.machine.checks import CHECKS, WEIGHED, examine
+from autotune.machine.checks_data import READS
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.machine.finding import Finding, Plan, Subject, Weighed
 from autotune.machine.host import Host
@@ -100,18 +101,21 @@ def doctor(
         _, gpus = resolve_gpus(request.gpus or every, None, machine, host.env)
         plan = Plan(gpus=gpus, n_ranks=max(1, len(gpus)), n_nodes=nnodes)
         job = "YOLO's own defaults; data= and model= name a job of yours"
-        return _examined(Subject(machine=machine, host=host, plan=plan), job)
+        findings = examine(Subject(machine=machine, host=host, plan=plan))
+        return Examination(machine=machine, plan=plan, job=job, findings=findings)
     question = understand(request, observers)
     n = ranks or max(1, len(question.gpus))
     batch = int(question.ctx.train_args["batch"])
     if batch % n:
         near = batch // n * n or n
         raise InputError(f"batch={batch} does not divide by {n} ranks", f"YOLO's batch is the total: batch={near} does")
+    args = question.ctx.train_args
+    subject = Subject(machine=question.machine, host=host, plan=replace(plan_of(question, n), n_nodes=nnodes))
     with lock_devices(question.gpus) as sign, tempfile.TemporaryDirectory(prefix="autotune-doctor-") as tmp:
         sign(Path(tmp))
+        findings = examine(subject, {**CHECKS, **READS})  # before the weighing, which is at work itself
         sizes = weigh(question, Path(tmp))
     have, mem_of = _memory(question, n) if mem_bytes is None else (mem_bytes, "--gpu-mem")
-    args = question.ctx.train_args
     weighed = Weighed(
         title=f"{Path(question.job['model']).name} at imgsz {args['imgsz']}",
         n_ranks=n,
@@ -121,14 +125,9 @@ def doctor(
         half=(question.ctx.device == "cuda" or mem_bytes is not None) and args.get("amp", True) not in (False, "fp32"),
         sizes=sizes,
     )
-    plan = replace(plan_of(question, n), n_nodes=nnodes)
+    findings |= examine(replace(subject, weighed=weighed), WEIGHED)
     job = f"{weighed.title}, batch {batch}, on {describe(question.machine, question.gpus)}, {n} rank{'s' * (n > 1)}"
-    return _examined(Subject(machine=question.machine, host=host, plan=plan, weighed=weighed), job)
-
-
-def _examined(subject: Subject, job: str) -> Examination:
-    findings = examine(subject, reads=True)
-    return Examination(machine=subject.machine, plan=subject.plan, job=job, findings=findings)
+    return Examination(machine=question.machine, plan=subject.plan, job=job, findings=findings)
 
 
 def weigh(question: Question, folder: Path) -> Sizes:

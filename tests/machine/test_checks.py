@@ -1,4 +1,4 @@
-"""Every check on synthetic machines: a healthy one gets no warning, each seeded fault is found, unreadable is unknown."""
+"""Every check on synthetic machines: a healthy one gets no warning, a seeded fault is found, unreadable is unknown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from autotune.contract import Gpu
 from autotune.machine.checks import examine
 from autotune.machine.checks_cpu import CPU
-from autotune.machine.checks_data import DATA, read_speed
+from autotune.machine.checks_data import DATA, READS, read_speed
 from autotune.machine.checks_memory import MEMORY
 from autotune.machine.checks_network import NETWORK
 from autotune.machine.checks_software import SOFTWARE
@@ -371,6 +371,6 @@ def test_read_speed(tmp_path: Path, step_s: float, plan: dict[str, Any], verdict
 def test_reads_are_for_the_doctor_only(tmp_path: Path) -> None:
     examined = subject(tmp_path)
     assert "read speed" not in examine(examined)
-    assert "read speed" in examine(examined, reads=True)
+    assert "read speed" in examine(examined, READS)
     no_data = dataclasses.replace(examined, plan=dataclasses.replace(examined.plan, data=None))
-    assert "read speed" not in examine(no_data, reads=True)
+    assert "read speed" not in examine(no_data, READS)
