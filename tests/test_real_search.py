@@ -53,13 +53,26 @@ def run(home: Path, data: Path) -> Path:
     before = hashes(data.parent)
     argv = [sys.executable, "-m", "autotune", "search", "--budget", f"{BUDGET_S}s", f"data={data}"]
     began = time.monotonic()
-    done = subprocess.run([*argv, "imgsz=96", "epochs=60"], cwd=home, capture_output=True, text=True, timeout=600)
+    env = os.environ | {"CUDA_LAUNCH_BLOCKING": "1"}  # a CPU does not care, the checks of the machine do
+    done = subprocess.run(
+        [*argv, "imgsz=96", "epochs=60"], cwd=home, capture_output=True, text=True, timeout=600, env=env
+    )
     took = time.monotonic() - began
     assert done.returncode == 0, done.stdout + done.stderr
     assert took <= BUDGET_S + 10
     assert hashes(data.parent) == before, "the user's dataset is as it was"
     assert left_over(home) == []
+    (home / "stdout.txt").write_text(done.stdout)
     return (home / "results" / "latest").resolve()
+
+
+def test_what_the_machine_was_warned_of_is_shown_and_kept(run: Path, home: Path) -> None:
+    warned = "environment: left over: CUDA_LAUNCH_BLOCKING=1 (every kernel is waited for)"
+    info = read_json(run / "run.json", RunInfo)
+    assert any(warning.startswith(warned) for warning in info.warnings)
+    before, _, _ = (home / "stdout.txt").read_text().partition("results in ")
+    assert f"warning: {warned}" in before, "at the start"
+    assert warned in (run / "report.html").read_text()
 
 
 def test_search_found_something_real(run: Path) -> None:

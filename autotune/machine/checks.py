@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from autotune.machine.checks_cpu import CPU
+from autotune.machine.checks_data import DATA
 from autotune.machine.checks_gpu import GPU
 from autotune.machine.checks_links import LINKS
+from autotune.machine.checks_memory import MEMORY
+from autotune.machine.checks_network import NETWORK
+from autotune.machine.checks_software import SOFTWARE
 from autotune.machine.finding import Finding, Subject
 from autotune.machine.model_parallel import model_parallel
 from autotune.machine.nvml import session
 
-CHECKS: Final[dict[str, Callable[[Subject], Finding | None]]] = {**GPU, **LINKS}
+Checks = Mapping[str, Callable[[Subject], Finding | None]]
+
+CHECKS: Final[Checks] = {**GPU, **LINKS, **MEMORY, **CPU, **DATA, **SOFTWARE, **NETWORK}
 """Milliseconds each; the order is that of KNOBS 4. None: it does not apply."""
 
-WEIGHED: Final[dict[str, Callable[[Subject], Finding | None]]] = {
+WEIGHED: Final[Checks] = {
     "model parallel": model_parallel,
 }
 """These need Subject.weighed: a process that builds the model, seconds."""
 
 
-def examine(subject: Subject) -> dict[str, Finding]:
-    """Every check that applies to this subject, by name."""
-    rows = CHECKS | (WEIGHED if subject.weighed else {})
+def examine(subject: Subject, checks: Checks = CHECKS) -> dict[str, Finding]:
+    """What these checks say of a subject, by name; one that does not apply is left out."""
     with session(subject.host.nvml):  # open for all of them: without persistence, each opening takes seconds a GPU
-        findings = {name: check(subject) for name, check in rows.items()}
+        findings = {name: check(subject) for name, check in checks.items()}
     return {name: finding for name, finding in findings.items() if finding is not None}
