@@ -1,4 +1,4 @@
-"""How busy is this machine? Counters of /proc and of our cgroup, read in a tenth of a millisecond; none of them raises."""
+"""How busy is this machine? Counters of /proc and of our cgroup, read in a tenth of a millisecond; none raises."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from autotune.contract import GPU_COLUMNS, HOST_COLUMNS
+from autotune.contract import GPU_COLUMNS, sample_columns
 from autotune.machine.activity import Activity, HostCounters
 from autotune.machine.gpu_activity import GpuActivity, Gpus, looking_at
 from autotune.machine.process_tree import ProcessTree
@@ -103,7 +103,7 @@ class Sampler:
         self._tree = ProcessTree(pid, self._root)
         with contextlib.suppress(OSError):  # a full disk: the trial's own files will tell
             self._file = self.path.open("w", buffering=1, encoding="utf-8")
-            self._file.write(_line(columns(len(self.samples.gpus))))
+            self._file.write(_line(sample_columns(len(self.samples.gpus))))
 
     def end(self) -> None:
         """No more looks."""
@@ -185,11 +185,6 @@ def sampling(gpus: Sequence[str], path: Path, nvml: Any = None) -> Iterator[Samp
             sampler.end()
 
 
-def columns(n_gpus: int) -> tuple[str, ...]:
-    """Of samples.csv."""
-    return (*HOST_COLUMNS, *(f"gpu{i}_{name}" for i in range(n_gpus) for name in GPU_COLUMNS))
-
-
 def write_samples(path: Path, samples: Samples, window: tuple[float, float]) -> None:
     """samples.csv anew, whole or not at all, now that the measured window is known.
 
@@ -201,7 +196,7 @@ def write_samples(path: Path, samples: Samples, window: tuple[float, float]) -> 
     tmp = path.with_name(f".{path.name}.tmp")
     with contextlib.suppress(OSError):  # what the thread wrote stays
         with tmp.open("w", encoding="utf-8") as f:
-            f.write(_line(columns(len(samples.gpus))))
+            f.write(_line(sample_columns(len(samples.gpus))))
             f.writelines(_line(_cells(row, int(window[0] <= row.t_s <= window[1]))) for row in samples.rows)
         tmp.replace(path)
 
