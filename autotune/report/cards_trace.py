@@ -105,7 +105,7 @@ def _panels(df: pd.DataFrame, n_cores: float) -> list[_Panel]:
             _Panel("memory (GiB)", {"of its processes": ("tree_rss_bytes", 1 / _GIB, "solid")}),
             _Panel("disk reads (MB/s)", {"disk reads": ("disk_read_bytes_per_s", 1e-6, "solid")}),
             _Panel(
-                "time somebody waits (%)",
+                "waiting (%)",
                 {
                     "for a CPU": ("psi_cpu", 1.0, "solid"),
                     "for a disk": ("psi_io", 1.0, "dash"),
@@ -158,8 +158,8 @@ def _figure(panels: list[_Panel], sides: list[tuple[str, pd.DataFrame, str]]) ->
         if len({dash for _, _, dash in panel.lines.values()}) > 1:
             keys = ", ".join(f"{_STYLES[dash]} {line}" for line, (_, _, dash) in panel.lines.items())
             figure.add_annotation(
-                **{"text": keys, "showarrow": False, "font_size": 10, "row": row, "col": 1},
-                **{"xref": "x domain", "yref": "y domain", "x": 0.01, "y": 1, "xanchor": "left", "yanchor": "bottom"},
+                **{"text": keys, "showarrow": False, "font_size": 10, "row": row, "col": len(sides)},
+                **{"xref": "x domain", "yref": "y domain", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom"},
             )
     figure.update_xaxes(title_text="seconds since its start; shaded: measured", row=len(panels))
     figure.update_layout(margin_t=34)
