@@ -171,7 +171,7 @@ def _measure(claim: Claim, run_dir: RunDir, view: DatasetView, clock: Budget, se
         seen.blocks.append(block)
         for name in rng.sample(NAMES, len(NAMES)):
             spec = _spec(claim, name, number, view, left_s=clock.left_s())
-            block[name] = once_more(run_trial)(spec, run_dir.trial(number), started_s=clock.elapsed_s())
+            block[name] = once_more(run_trial, clock.left_s)(spec, run_dir.trial(number), started_s=clock.elapsed_s())
             number += 1
             if not block[name].outcome.measured:
                 late = block[name].outcome is Outcome.TIMEOUT and clock.left_s() < 1.0

@@ -70,7 +70,7 @@ class Session:
         self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
-        self._run_trial = again.once_more(run_trial, self.notes.append)
+        self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers
 
     @property
