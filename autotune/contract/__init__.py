@@ -34,7 +34,7 @@ from autotune.contract.run import (
     Verdict,
     Winner,
 )
-from autotune.contract.samples import GPU_COLUMNS, HOST_COLUMNS, GpuMeanwhile, Meanwhile
+from autotune.contract.samples import GPU_COLUMNS, HOST_COLUMNS, GpuMeanwhile, Meanwhile, sample_columns
 from autotune.contract.steps import PARTS, T_975, StepColumns, Throughput
 from autotune.contract.trace import Operator, TraceSummary
 from autotune.contract.trial import (
@@ -113,6 +113,7 @@ __all__ = [
     "from_dict",
     "interrupted",
     "read_json",
+    "sample_columns",
     "to_dict",
     "write_json",
 ]

@@ -36,6 +36,11 @@ GPU_COLUMNS: Final = (
 """Then one group a GPU of the trial, in the order of TrialSpec.gpus: `gpu0_util_frac`, ..., `gpu1_util_frac`, ..."""
 
 
+def sample_columns(n_gpus: int) -> tuple[str, ...]:
+    """All columns of samples.csv of a trial on so many GPUs."""
+    return (*HOST_COLUMNS, *(f"gpu{i}_{name}" for i in range(n_gpus) for name in GPU_COLUMNS))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuMeanwhile:
     """One GPU over the measured window: means, and peaks where they say so."""

@@ -128,67 +128,6 @@ def wait_until_free(
     return False
 
 
-@contextmanager
-def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], str | None]]:
-    """A look at whether something lowers the clock of these GPUs just now; NVML stays open between looks.
-
-    Args:
-        gpus: as in used_memory; without any, and without NVML, there is nothing to see.
-        nvml: as in session.
-
-    Yields:
-        To be called at will: "GPU 0 was slowed down by heat", or None.
-    """
-    if not gpus:
-        yield lambda: None
-        return
-    with session(nvml) as lib:
-
-        def look() -> str | None:
-            for gpu in gpus if lib else ():
-                try:
-                    bits = lib.nvmlDeviceGetCurrentClocksEventReasons(handle_of(lib, gpu))
-                except lib.NVMLError as e:
-                    log.debug("GPU %s does not answer: %s", gpu, e)
-                    continue
-                for bit, cause in SLOWED_BY.items():
-                    if bits & bit:
-                        return f"GPU {gpu} was slowed down by {cause}"
-            return None
-
-        yield look
-
-
-@contextmanager
-def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], float | None]]:
-    """A look at the energy that these GPUs have taken since their driver was loaded; NVML stays open between looks.
-
-    nvmlDeviceGetTotalEnergyConsumption counts millijoules, on Volta and newer.
-
-    Args:
-        gpus: as in used_memory.
-        nvml: as in session.
-
-    Yields:
-        To be called at will: joules of all of them together; None without GPUs, or where one of them does not count.
-    """
-    if not gpus:
-        yield lambda: None
-        return
-    with session(nvml) as lib:
-
-        def look() -> float | None:
-            if lib is None:
-                return None
-            try:
-                return sum(int(lib.nvmlDeviceGetTotalEnergyConsumption(handle_of(lib, gpu))) for gpu in gpus) / 1000
-            except lib.NVMLError as e:
-                log.debug("a GPU does not count its energy: %s", e)
-                return None
-
-        yield look
-
-
 def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     """UUID -> processes that compute on that GPU now, where any do; host PIDs, and none in some containers."""
     found = {}

@@ -70,6 +70,8 @@ def trials(run: RunData) -> Card:
     n_probes = len(rows) - len(run.tried) - n_losses
     probes = f" And {words.plural(n_probes, 'probe')}." if n_probes else ""
     probes += f" And {words.plural(n_losses, 'run')} to compare the loss." if n_losses else ""
+    if any(r.meanwhile and r.meanwhile.energy_from == "power" for r in run.results):
+        probes += " Energy is summed up from readings of power: a GPU here does not count it."
     return make_card(run, title, f"{words.plural(len(run.tried), 'trial')}: {note}.{probes}", run.trials, table=table)
 
 

@@ -16,6 +16,7 @@ from autotune.report.cards_result import before_after, sentinels, what_changed
 from autotune.report.cards_search import best_so_far, ledger
 from autotune.report.cards_step import ceilings, step_anatomy
 from autotune.report.cards_tables import environment, trials
+from autotune.report.cards_trace import trace
 from autotune.report.load import RunData
 
 FIGURES: dict[str, Callable[[RunData], Card]] = {
@@ -29,6 +30,7 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "ceilings": ceilings,
     "step_anatomy": step_anatomy,
     "ranks": ranks,
+    "trace": trace,
     "best_so_far": best_so_far,
     "knob_effects": knob_effects,
     "throughput_memory": throughput_memory,

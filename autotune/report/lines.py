@@ -77,7 +77,7 @@ def trial_line(state: State, event: TrialEnded) -> str:
     parts = [f"trial {r.number} {role}{r.outcome.value}"]
     if r.outcome.measured:
         parts += [words.rate(r.images_per_s, r.ci95_lo, r.ci95_hi), words.times(state.ratio(r.images_per_s))]
-        parts += [f"{words.number(r.energy_j_per_image)} J/image"] if state.objective == "energy" else []
+        parts += [words.joules(r) or f"{words.DASH} J/image"] if state.objective == "energy" else []
     parts += [words.seconds(r.took_s)]
     parts += [words.assignments(event.changes)] if event.changes else []
     return " ".join(parts) + (f": {r.error}" if r.error else "")

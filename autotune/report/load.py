@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from autotune.contract import (
+    GPU_COLUMNS,
+    HOST_COLUMNS,
     TRIALS_CSV_COLUMNS,
     Machine,
     NotTried,
@@ -18,10 +20,12 @@ from autotune.contract import (
     RunDir,
     RunInfo,
     Summary,
+    TrialDir,
     TrialResult,
     TrialSpec,
     from_dict,
     read_json,
+    sample_columns,
 )
 from autotune.errors import FormatError, InputError
 from autotune.space.knobs import KNOBS
@@ -50,6 +54,8 @@ class RunData:
     events: tuple[dict[str, Any], ...]
     docs: dict[str, str]
     """Knob -> what it does, one sentence."""
+    samples: dict[int, pd.DataFrame] = field(default_factory=dict)
+    """Number -> samples.csv, of the baseline and of the best search trial; without those that left none."""
 
     def result(self, number: int | None) -> TrialResult | None:
         """The trial of that number, None when there is no such result."""
@@ -111,11 +117,12 @@ def load_run(path: Path) -> RunData:
     specs = [read_json(t.spec, TrialSpec) for t in trial_dirs if t.spec.exists()]
     rows, knobs = _csv_rows(folder.trials_csv)
     knobs = tuple(dict.fromkeys((*knobs, *info.baseline_params, *(k for r in results for k in r.params))))
-    return RunData(
+    summary = read_json(folder.summary, Summary) if folder.summary.exists() else None
+    run = RunData(
         folder=folder,
         info=info,
         machine=read_json(folder.machine, Machine),
-        summary=read_json(folder.summary, Summary) if folder.summary.exists() else None,
+        summary=summary,
         results=results,
         specs={s.number: s for s in specs},
         trials=_trials(rows, results, knobs),
@@ -123,6 +130,22 @@ def load_run(path: Path) -> RunData:
         events=_events(folder.events),
         docs=_docs(),
     )
+    shown = {run.baseline.number if run.baseline else None, summary.best_number if summary else None} - {None}
+    return replace(
+        run, samples={n: df for n in shown if n is not None and (df := _samples(folder.trial(n))) is not None}
+    )
+
+
+def _samples(directory: TrialDir) -> pd.DataFrame | None:
+    """samples.csv; None where there is none, or where it is none of ours: a figure less, and no more."""
+    try:
+        df = pd.read_csv(directory.samples)
+    except (OSError, ValueError):
+        return None
+    n_gpus = (len(df.columns) - len(HOST_COLUMNS)) // len(GPU_COLUMNS)
+    if df.empty or tuple(df.columns) != sample_columns(n_gpus):
+        return None
+    return pd.DataFrame({name: pd.to_numeric(df[name], errors="coerce").astype(float) for name in df})
 
 
 def _number(result: TrialResult) -> int:

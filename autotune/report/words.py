@@ -85,6 +85,14 @@ def rate(images_per_s: float | None, lo: float | None = None, hi: float | None =
     return f"{number(images_per_s)}{'' if half is None else f' {pm}{number(half)}'} img/s"
 
 
+def joules(result: TrialResult) -> str:
+    """Energy of an image, and where it is no counter's: `0.52 J/image (from power readings)`; `` where unknown."""
+    if result.energy_j_per_image is None:
+        return ""
+    integrated = result.meanwhile is not None and result.meanwhile.energy_from == "power"
+    return f"{number(result.energy_j_per_image)} J/image{' (from power readings)' if integrated else ''}"
+
+
 def times(x: float | None) -> str:
     """A ratio: `2.75x`."""
     return DASH if x is None or not math.isfinite(x) else f"{x:.2f}x"
@@ -114,7 +122,8 @@ def result_lines(result: TrialResult) -> list[str]:
     """One trial for the screen: outcome and rate, then what was asked for against what was in effect."""
     what = f" ({PROBES[result.probe]})" if result.probe else ""
     speed = rate(result.images_per_s, result.ci95_lo, result.ci95_hi)
-    lines = [f"trial {result.number}{what}: {result.outcome}   {speed}"]
+    energy = f"   {said}" if (said := joules(result)) else ""
+    lines = [f"trial {result.number}{what}: {result.outcome}   {speed}{energy}"]
     if result.error:
         lines.append(result.error)
     if result.hint:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pynvml
 import pytest
 
 from autotune.machine.fake_nvml import FakeNvml, FakeProcess, FakeWorld
@@ -10,9 +9,7 @@ from autotune.machine.fake_worlds import healthy_world, mismatch
 from autotune.machine.nvml import (
     FREE_LIMIT_S,
     FREE_POLL_S,
-    energy_counter,
     read_driver,
-    slowdowns,
     used_memory,
     users,
     wait_until_free,
@@ -75,53 +72,6 @@ def test_memory_that_does_not_come_back_is_told_and_not_waited_for_for_ever(capl
 def test_a_gpu_that_fell_off_the_bus_is_not_waited_for() -> None:
     assert wait_until_free({"0": 0}, nvml(lost=0, mem_used_bytes=20 * GIB), sleep=pytest.fail)
     assert wait_until_free({}, nvml(mem_used_bytes=20 * GIB), sleep=pytest.fail)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("nvmlClocksEventReasonGpuIdle", None),
-        ("nvmlClocksEventReasonApplicationsClocksSetting", None),
-        ("nvmlClocksEventReasonSwPowerCap", None),
-        ("nvmlClocksEventReasonHwThermalSlowdown", "GPU GPU-1 was slowed down by heat"),
-        ("nvmlClocksEventReasonSwThermalSlowdown", "GPU GPU-1 was slowed down by heat"),
-        ("nvmlClocksEventReasonHwPowerBrakeSlowdown", "GPU GPU-1 was slowed down by the power supply"),
-        ("nvmlClocksEventReasonHwSlowdown", "GPU GPU-1 was slowed down by its own protection (hardware slowdown)"),
-    ],
-)
-def test_what_lowers_the_clock(name: str, said: str | None) -> None:
-    fake = nvml(reasons=getattr(pynvml, name))
-    with slowdowns(("GPU-1",), fake) as look:
-        assert (look(), look()) == (said, said)
-        assert fake.open == 1
-    assert fake.open == 0
-
-
-def test_without_an_answer_nothing_lowers_the_clock() -> None:
-    heat = pynvml.nvmlClocksEventReasonHwThermalSlowdown
-    for fake in (nvml(fail="nvmlInit"), nvml(lost=0, reasons=heat)):
-        with slowdowns(("0",), fake) as look:
-            assert look() is None
-    with slowdowns((), nvml(reasons=heat)) as look:
-        assert look() is None
-
-
-def test_energy_of_all_gpus_together_in_joules() -> None:
-    fake = FakeNvml(world(energy_j=1.0).changed(1, energy_j=2.0))
-    with energy_counter(("0", "GPU-1"), fake) as joules:
-        assert (joules(), joules()) == (3.0, 3.0)
-        assert fake.open == 1
-    assert fake.open == 0
-
-
-@pytest.mark.parametrize("fail", ["nvmlInit", "nvmlDeviceGetTotalEnergyConsumption"])
-def test_a_gpu_that_does_not_count_has_no_energy(fail: str) -> None:
-    with energy_counter(("0", "1"), nvml(fail=fail)) as joules:
-        assert joules() is None
-    with energy_counter(("0", "1"), nvml(lost=1)) as joules:
-        assert joules() is None
-    with energy_counter((), nvml()) as joules:
-        assert joules() is None
 
 
 def test_who_uses_a_gpu() -> None:

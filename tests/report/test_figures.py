@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.contract import Ablation, Numerics, Outcome, Params, RunDir, Transport, TrialResult
+from autotune.contract import Ablation, Numerics, Outcome, Params, RunDir, Transport, TrialResult, sample_columns
 from autotune.report.figures import FIGURES
 from autotune.report.load import RunData, load_run
 
@@ -44,7 +44,9 @@ def test_every_figure_is_drawn_or_says_why(edge_run: RunDir) -> None:
 
 def test_a_whole_run_draws_everything(tmp_path: Path) -> None:
     results = with_probes(default_results(20, ALL_FAILURES))
-    run = with_ablation(load_run(make_run(tmp_path / "r", results=results).path))
+    folder = make_run(tmp_path / "r", results=results)
+    folder.trial(0).samples.write_text(",".join(sample_columns(0)) + "\n" + ",".join(["1"] * len(sample_columns(0))))
+    run = with_ablation(load_run(folder.path))
     assert [name for name, draw in FIGURES.items() if not draw(run).drawn] == ["ranks"]
     assert FIGURES["ranks"](run).reason == "This job has one rank, which exchanges nothing."
 
