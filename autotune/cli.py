@@ -116,7 +116,7 @@ def batch(
     budget: Annotated[str, typer.Option(help="90s, 5m, ...: everything from Enter to the answer.")] = "5m",
     name: Annotated[str | None, typer.Option(help="Label of the folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for result folders.")] = "results",
-    force: Annotated[bool, typer.Option("--force", help="As in search.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure on a GPU that another process uses.")] = False,
 ) -> int:
     """Find the largest batch that is safe and the one that is fastest, on one GPU or on several."""
     from autotune.batch import find_batch
@@ -210,7 +210,7 @@ def recheck(
     pairs: Pairs = None,
     gpus: Annotated[str | None, typer.Option(help="As in search. Without: those of the receipt.")] = None,
     budget: Annotated[str, typer.Option(help="90s, 5m, ...: everything from Enter to the answer.")] = "5m",
-    force: Annotated[bool, typer.Option("--force", help="As in search.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure on a GPU that another process uses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only the answer, for machines.")] = False,
 ) -> int:
     """Measure winner and baseline of a receipt again: is it still the winner here? Exit code 5 when it is not."""

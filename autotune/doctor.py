@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from autotune.errors import EXIT_ENVIRONMENT, EXIT_OK, InputError, MachineError
 from autotune.fitness import plan_of
 from autotune.machine.checks import CHECKS, WEIGHED, examine
 from autotune.machine.checks_data import READS
+from autotune.machine.environment import without_home
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
 from autotune.machine.finding import Finding, Plan, Subject, Weighed
 from autotune.machine.host import Host
@@ -64,7 +66,8 @@ def run_verb(request: Request, *, as_json: bool, say: Callable[[str], None], **a
         asked: the other arguments of `doctor`.
     """
     found = doctor(request, **asked)
-    say(json.dumps(found.json, indent=1) if as_json else "\n".join(found.lines))
+    text = json.dumps(found.json, indent=1, ensure_ascii=False) if as_json else "\n".join(found.lines)
+    say(without_home(text, os.environ))  # it is pasted into issues
     return EXIT_ENVIRONMENT if found.failed else EXIT_OK
 
 

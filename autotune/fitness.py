@@ -24,6 +24,7 @@ def plan_of(question: Question, n_ranks: int | None = None) -> Plan:
         batch_per_gpu=max(1, -(-int(args["batch"]) // n)),
         workers=int(args["workers"]),
         imgsz=int(args["imgsz"]),
+        task=question.task,
         cache=args["cache"] or False,
         half=bool(question.gpus) and args["amp"] not in (False, "fp32"),
         compiles=bool(args["compile"]) or "compile" in question.space.knobs,

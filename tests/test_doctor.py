@@ -69,6 +69,15 @@ def test_without_a_job_it_reads_well(tmp_path: Path) -> None:
     assert re.fullmatch(rf"{len(verdicts)} checks: .*\d+ ok", lines[-1])
 
 
+def test_the_users_home_is_not_spelled(tmp_path: Path) -> None:
+    (tmp_path / "alice").mkdir()
+    done = doctor_in(f"cd {tmp_path}/alice", HOME=f"{tmp_path}/alice", LD_LIBRARY_PATH=f"{tmp_path}/alice/lib")
+    machine, checks = answer_of(done)
+    assert machine["env"]["LD_LIBRARY_PATH"] == "~/lib"
+    assert "~: " in checks["disk space"]["evidence"]
+    assert "alice" not in done.stdout
+
+
 def test_several_machines_are_asked_about_their_network() -> None:
     said = autotune("doctor", "--json", "--nnodes", "2")
     assert {"network", "clock"} <= {check["name"] for check in json.loads(said.out)["checks"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -20,14 +21,20 @@ IMPORT_BYTES: Final = 600 << 20
 
 
 def workers_of(plan: Plan, n_cores_host: int, *, times: int = 1) -> int:
-    """Loader workers that a rank gets: Ultralytics' own cap divides os.cpu_count() by the GPUs (data/build.py).
+    """Loader workers that a rank gets (data/build.py): os.cpu_count() divided by the GPUs, and its batches, are caps.
+
+    A rank that has only one batch an epoch loads it itself.
 
     Args:
         plan: the job.
         n_cores_host: os.cpu_count().
         times: 2 for validation, whose loader asks for twice as many.
     """
-    return min(times * plan.workers, n_cores_host // max(len(plan.gpus), 1))
+    cap = n_cores_host // max(len(plan.gpus), 1)
+    if plan.n_images is not None and times == 1:
+        n_batches = math.ceil(math.ceil(plan.n_images / plan.n_ranks) / plan.batch_per_gpu)
+        cap = min(cap, n_batches if n_batches > 1 else 0)
+    return min(times * plan.workers, cap)
 
 
 def shared_memory(subject: Subject) -> Finding | None:
@@ -39,7 +46,7 @@ def shared_memory(subject: Subject) -> Finding | None:
     space = subject.host.space("/dev/shm")
     if space is None:
         return unknown("/dev/shm cannot be read", "is it mounted? Loader workers hand their batches over in it")
-    image = image_bytes(plan.imgsz)
+    image = image_bytes(plan.imgsz, 4 if plan.task == "classify" else 1)  # classify hands over 32 bit floats
     rank = train_bytes(workers=workers, batch_per_gpu=plan.batch_per_gpu, image_bytes=image)
     val_workers = workers_of(plan, subject.machine.n_cores_host, times=2)
     val = val_bytes(workers=val_workers, batch_per_gpu=plan.batch_per_gpu, image_bytes=image)

@@ -16,9 +16,14 @@ SECRET: Final = re.compile(r"TOKEN|KEY|PASSW|SECRET|CREDENTIAL", re.IGNORECASE)
 def speed_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Variable -> value, sorted: what machine.json keeps and `autotune doctor` looks at.
 
-    It is pasted into issues and goes with receipts: a variable whose name sounds like a secret is left out, and the
-    home folder, which names the user, is written as `~`.
+    It is pasted into issues and goes with receipts: a variable whose name sounds like a secret is left out, the home
+    folder is not spelled.
     """
-    home = env.get("HOME", "").rstrip("/")
     kept = {k: v for k, v in env.items() if v and SPEED.fullmatch(k) and not SECRET.search(k)}
-    return {k: re.sub(rf"{re.escape(home)}(?=/|:|$)", "~", v) if home else v for k, v in sorted(kept.items())}
+    return {k: without_home(v, env) for k, v in sorted(kept.items())}
+
+
+def without_home(text: str, env: Mapping[str, str]) -> str:
+    """The text with the home folder in it, which names the user, written as `~`."""
+    home = env.get("HOME", "").rstrip("/")
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if home else text

@@ -39,6 +39,7 @@ class Plan:
     workers: int = 8
     """Loader workers a rank, as asked for."""
     imgsz: int = 640
+    task: str = "detect"
     cache: str | bool = False
     """YOLO's cache=."""
     half: bool = False

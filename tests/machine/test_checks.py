@@ -138,6 +138,7 @@ FAULTS: list[tuple[str, str, dict[str, Any], str]] = [
     # check, verdict, how the machine differs from the healthy one, a word of what is said
     ("shared memory", "fail", {"spaces": shm(64 << 20)}, "--shm-size"),
     ("shared memory", "warn", {"spaces": shm(2 << 30)}, "full queues need"),
+    ("shared memory", "fail", {"spaces": shm(2 << 30), "plan": {"task": "classify"}}, "needs 2.3 GiB"),
     ("shared memory", "warn", {"spaces": shm(60 << 30), "plan": {"imgsz": 1280, "batch_per_gpu": 128}}, "--shm-size"),
     ("memory", "fail", {"files": meminfo(available_gib=1)}, "import torch"),
     ("memory", "warn", {"files": meminfo(available_gib=3)}, "workers"),
@@ -325,12 +326,21 @@ def test_what_does_not_apply_is_left_out(tmp_path: Path) -> None:
 def test_shared_memory_follows_the_formula(tmp_path: Path) -> None:
     """KNOBS 1.6: 8 ranks x 8 workers x 4 batches x 64 images at 640 pixels are 18.75 GiB of training queues."""
     gpus = tuple(f"GPU-{i}" for i in range(8))
-    plan = {"gpus": gpus, "n_ranks": 8, "batch_per_gpu": 64}
+    plan = {"gpus": gpus, "n_ranks": 8, "batch_per_gpu": 64, "n_images": 118_000}
     text = said(examine(subject(tmp_path, plan=plan, cpus=256, affinity=256))["shared memory"])
     assert (
         "8 ranks x (8 workers x 4 batches of 64 images at 640 pixels = 2.3 GiB, and 4.7 GiB while it validates)" in text
     )
     assert "full queues need 67.5 GiB" in text  # 1.2 x 8 x (2.34 + 4.69)
+
+
+@pytest.mark.parametrize(("n_images", "workers"), [(1000, 8), (96, 3), (33, 2), (32, 0)])
+def test_a_small_dataset_has_fewer_workers(tmp_path: Path, n_images: int, workers: int) -> None:
+    """Ultralytics starts no more workers than a rank has batches, and none for one (two ranks, batches of 16)."""
+    findings = examine(subject(tmp_path, plan={"n_images": n_images}))
+    assert ("shared memory" in findings) is (workers > 0)
+    if workers:
+        assert f"({workers} workers x 4 batches of 16" in said(findings["shared memory"])
 
 
 # read speed: real files, a clock of the test

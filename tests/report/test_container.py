@@ -77,7 +77,7 @@ def test_constraints_are_exact_and_can_be_had_from_an_index():
     )
     assert constraints_txt(local) == "nvidia-ml-py==13\ntorch==2.9.0\n"
     assert "cu126" in dockerfile(made(local, winner()))
-    before = make_info(versions=VERSIONS)
+    before = make_info(versions=VERSIONS | {"cuda": "13.2", "cudnn": "9.26.0.51", "nccl": "2.30.7"})
     assert constraints_txt(before) == "torch==2.15.0\nultralytics==8.4.190\n"
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -214,3 +215,14 @@ def test_a_probe_has_a_line_of_its_own_and_wins_nothing() -> None:
     assert not any(word.endswith("x") for word in (*rows[1], *rows[3])), "no ratio to the baseline"
     assert "1 ok " in text[1], "neither is counted as a trial"
     view.close()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_the_machine_is_warned_of_stands_at_the_start(terminal: bool) -> None:
+    c = console(120, terminal=terminal)
+    warnings = ("pressure: processes wait for [cpu]", "limits: 128 open files")
+    with contextlib.closing(make_view(c, clock=lambda: 0.0)) as view:
+        view(RunStarted(t_s=0.0, headline="a search", folder="results/x", budget_s=300, warnings=warnings))
+    lines = [line.rstrip() for line in output(c).splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.endswith("a search"))
+    assert lines[start + 1 : start + 3] == [f"warning: {warning}" for warning in warnings]
