@@ -24,7 +24,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import log2
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -108,7 +108,6 @@ class Entry:
     """On the objective, with its interval; None: no fresh runs were compared."""
     ci95_lo: float | None = None
     ci95_hi: float | None = None
-    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def changes(self) -> Params:
@@ -182,7 +181,6 @@ def remember(run_dir: RunDir, image_hw: tuple[int, int] | None) -> None:
         speedup=best.speedup if best else None,
         ci95_lo=best.ci95_lo if best else None,
         ci95_hi=best.ci95_hi if best else None,
-        versions=info.versions,
     )
     mark = hashlib.sha256(f"{machine.hostname} {folder} {info.started}".encode()).hexdigest()[:8]
     try:
