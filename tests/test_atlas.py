@@ -255,7 +255,7 @@ def test_a_winner_that_the_space_tries_anyway_is_tried_once(tmp_path: Path) -> N
 def test_a_search_starts_from_the_winner_and_says_so(tmp_path: Path) -> None:
     here, _ = asked(tmp_path)
     put(entry(here, changes={"torch_threads": 2, "workers": 1}))
-    said = autotune("search", "--dry-run", "--budget", "60s", "--out", tmp_path / "out", "device=cpu")
+    said = autotune("search", "--dry-run", "--budget", "100s", "--out", tmp_path / "out", "device=cpu")
     assert said.code == 0, said
     line = "starts from 1 winner of the atlas, measured anew: 2026-11-20 yolo11n demo on this machine (1.93x)"
     assert line in said.out
