@@ -159,37 +159,41 @@ def cell_of(info: RunInfo, machine: Machine, image_hw: tuple[int, int] | None) -
 
 
 def remember(run_dir: RunDir, image_hw: tuple[int, int] | None) -> None:
-    """Put a finished run into the atlas; where that cannot be written, a line of the log says so and nothing else.
+    """Put a finished run into the atlas; where that cannot be done, a line of the log says so and nothing else.
 
     A simulated run is not remembered, nor one that has no winner.
     """
+    try:
+        entry = _entry_of(run_dir, image_hw)
+        if entry is None:
+            return
+        home = data_home() / "atlas"
+        home.mkdir(parents=True, exist_ok=True)
+        # The date first, so that the newest are found by name; a resumed run has the same name, two runs never have.
+        mark = hashlib.sha256(f"{entry.cell.hostname} {entry.folder} {entry.started}".encode()).hexdigest()[:8]
+        write_json(home / f"{re.sub('[^0-9T]', '', entry.started[:19])}-{mark}.json", entry)
+    except (OSError, RuntimeError, FormatError) as e:  # RuntimeError: there is no home
+        log.warning("this run is not in the atlas, from which later searches start: %s", e)
+
+
+def _entry_of(run_dir: RunDir, image_hw: tuple[int, int] | None) -> Entry | None:
     info, summary = read_json(run_dir.info, RunInfo), read_json(run_dir.summary, Summary)
     if info.simulated or summary.best_number is None:
-        return
-    verdict, machine = summary.verdict, read_json(run_dir.machine, Machine)
-    best = next((f for f in verdict.finalists if f.name == "best"), None)
-    folder = str(run_dir.path.resolve())
-    entry = Entry(
+        return None
+    best = next((f for f in summary.verdict.finalists if f.name == "best"), None)
+    return Entry(
         run=info.name,
-        folder=folder,
+        folder=str(run_dir.path.resolve()),
         started=info.started,
         autotune=info.versions.get("autotune", ""),
-        cell=cell_of(info, machine, image_hw),
+        cell=cell_of(info, read_json(run_dir.machine, Machine), image_hw),
         params=read_json(run_dir.trial(summary.best_number).result, TrialResult).params,
         baseline=info.baseline_params,
-        status=verdict.status,
+        status=summary.verdict.status,
         speedup=best.speedup if best else None,
         ci95_lo=best.ci95_lo if best else None,
         ci95_hi=best.ci95_hi if best else None,
     )
-    mark = hashlib.sha256(f"{machine.hostname} {folder} {info.started}".encode()).hexdigest()[:8]
-    try:
-        home = data_home() / "atlas"
-        home.mkdir(parents=True, exist_ok=True)
-        # The date first, so that the newest are found by name; a resumed run has the same name, two runs never have.
-        write_json(home / f"{re.sub('[^0-9T]', '', info.started[:19])}-{mark}.json", entry)
-    except (OSError, RuntimeError) as e:  # RuntimeError: there is no home
-        log.warning("this run is not in the atlas, from which later searches start: %s", e)
 
 
 def recall() -> list[Entry]:

@@ -26,8 +26,8 @@ from autotune.report.load import RunData
 
 NEARLY_FRAC: Final = 0.9
 """A trial of this share of the best's speed may be worth its savings."""
-WORTH_FRAC: Final = 0.02
-"""Smaller savings are within what two runs differ by."""
+WORTH_FRAC: Final = 0.05
+"""Smaller savings are within what two runs of one configuration differ by (results/LOG.md)."""
 GAP_FRAC: Final = 0.14
 """Of the figure's height, between two panels."""
 COSTS: Final = {"peak_mem_bytes": "memory", "energy_j_per_image": "energy per image"}
@@ -100,7 +100,7 @@ def throughput_memory(run: RunData) -> Card:
     return make_card(run, title, _note(run, ok, shown, len(oom)), df, figure=figure)
 
 
-def _rows(ok: pd.DataFrame, cost: str) -> list[tuple[int, float | None, float | None]]:
+def _rows(ok: pd.DataFrame, cost: str) -> list[tuple[int, float, float]]:
     known = ok[ok[cost].notna()]
     return rows_of(known, "number", "images_per_s", cost)
 
@@ -191,9 +191,9 @@ def _note(run: RunData, ok: pd.DataFrame, shown: list[str], n_oom: int) -> str:
     said = []
     ranks = max(1, run.info.n_ranks)
     if "peak_mem_bytes" in shown:
-        top = ok[ok["peak_mem_bytes"].notna()].sort_values("images_per_s").iloc[-1]
+        _, _, most_bytes = max(_rows(ok, "peak_mem_bytes"), key=lambda row: (row[1], -row[2]))
         said.append(
-            f"The fastest trial took {words.size(top['peak_mem_bytes'])} of {words.size(_memory_bytes(run))}"
+            f"The fastest trial took {words.size(most_bytes)} of {words.size(_memory_bytes(run))}"
             f"{' a rank' * (ranks > 1)}; {words.plural(n_oom, 'trial') if n_oom else 'none'} ran out of memory."
         )
     for cost in shown:
