@@ -79,7 +79,7 @@ class Cell:
     """The dataset's, likewise."""
     imgsz: Any = None
     batch: Any = None
-    """Of all ranks, as the user had it."""
+    """Of one rank, as the user had it."""
     n_images: int | None = None
     image_hw: tuple[int, int] | None = None
     """Median height and width of the images as stored."""
@@ -136,7 +136,7 @@ def data_home() -> Path:
 
 def cell_of(info: RunInfo, machine: Machine, image_hw: tuple[int, int] | None) -> Cell:
     """The cell of a run."""
-    args, data = info.train_args, Path(str(info.train_args.get("data")))
+    args, batch, data = info.train_args, info.train_args.get("batch"), Path(str(info.train_args.get("data")))
     return Cell(
         fingerprint=machine.fingerprint,
         facts=fingerprint_facts(machine),
@@ -149,7 +149,7 @@ def cell_of(info: RunInfo, machine: Machine, image_hw: tuple[int, int] | None) -
         model=Path(str(args.get("model"))).stem,
         data=data.parent.name if data.stem == "data" and data.parent.name else data.stem,
         imgsz=args.get("imgsz"),
-        batch=args.get("batch"),
+        batch=batch / info.n_ranks if isinstance(batch, int | float) else None,
         n_images=info.n_images,
         image_hw=image_hw,
         training=info.training,
@@ -219,7 +219,7 @@ def distance(a: Cell, b: Cell) -> float | None:
     if a.device != b.device:
         return None
     far = _machine(a, b) + _doublings(a.n_ranks, b.n_ranks) + 2 * (a.task != b.task) + _models(a.model, b.model)
-    far += _doublings(a.imgsz, b.imgsz) + _doublings(_share(a), _share(b)) / 2 + _doublings(_pixels(a), _pixels(b)) / 2
+    far += _doublings(a.imgsz, b.imgsz) + _doublings(a.batch, b.batch) / 2 + _doublings(_pixels(a), _pixels(b)) / 2
     far += _doublings(a.n_images, b.n_images) / log2(10) + (a.objective != b.objective)
     return far if far <= FAR else None
 
@@ -282,11 +282,6 @@ def _models(a: str, b: str) -> float:
     return float((one["size"] or "n") != (other["size"] or "n"))  # what the suffix says is the task's term
 
 
-def _share(cell: Cell) -> float | None:
-    """Images of one rank in a batch."""
-    return cell.batch / cell.n_ranks if _counts(cell.batch) and _counts(cell.n_ranks) else None
-
-
 def _pixels(cell: Cell) -> int:
     """Of a stored image."""
     height, width = cell.image_hw or (0, 0)
@@ -295,8 +290,4 @@ def _pixels(cell: Cell) -> int:
 
 def _doublings(a: Any, b: Any) -> float:
     """From one number to the other; 0 where one is not known (or AutoBatch's -1)."""
-    return abs(log2(a / b)) if _counts(a) and _counts(b) else 0.0
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
+    return abs(log2(a / b)) if all(isinstance(x, int | float) and x > 0 for x in (a, b)) else 0.0
