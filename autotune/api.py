@@ -95,6 +95,7 @@ def tune(
     dry_run: bool = False,
     assume_transport: str | None = None,
     track: str | None = None,
+    atlas: bool = True,
     observers: Sequence[Observer] = (),
     **yolo: Any,
 ) -> Run:
@@ -119,6 +120,7 @@ def tune(
         dry_run: simulate.
         assume_transport: "socket", "ib", "shm" or "p2p": search NCCL's settings of it, whatever NCCL's log says.
         track: "wandb", "mlflow" or "wandb,mlflow": each trial becomes a run there too.
+        atlas: start from the winners of earlier runs on such machines and jobs, and become one of them.
         observers: called with every event (autotune.contract.Event) as it happens, in this process: what one of them
             does while a trial runs, it does beside a measurement.
         **yolo: YOLO's own arguments: model, data, epochs, imgsz, batch, ...
@@ -151,6 +153,7 @@ def tune(
         dry_run=dry_run,
         assume_transport=assume_transport,
         track=track,
+        atlas=atlas,
         command="autotune.tune(...)" if resume is None else f"autotune.tune(resume={str(resume)!r}, ...)",
     )
     names = ("objective", "strategy", "training", "seed", "out", "dry_run", "assume_transport")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autotune import resume
+from autotune import atlas, resume
 from autotune.accuracy import last_words, verified
 from autotune.contract import (
     Observer,
@@ -184,6 +184,8 @@ def _hand_over(job: Job, summary: Summary, observers: Sequence[Observer], interr
         observer(ended)
     if failed:
         raise failed
+    if job.question.request.atlas:
+        atlas.remember(run_dir, job.question.ctx.image_hw)
     return EXIT_INTERRUPTED if interrupt.heard else EXIT_OK
 
 

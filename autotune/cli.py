@@ -24,8 +24,6 @@ app = typer.Typer(
 _BEGAN: dict[str, float] = {}
 
 Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="YOLO's own arguments.")]
-
-
 MemLimit = Annotated[
     str | None,
     typer.Option(help="Memory of one rank, such as 3GiB: what would need more is not tried, what does is ended."),
@@ -66,6 +64,7 @@ def search(
     track: Annotated[
         str | None, typer.Option(help="wandb, mlflow or wandb,mlflow: each trial becomes a run there too.")
     ] = None,
+    no_atlas: Annotated[bool, typer.Option("--no-atlas", help="Neither use earlier winners nor add one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what the controller does.")] = False,
@@ -98,6 +97,7 @@ def search(
         dry_run=dry_run,
         assume_transport=assume_transport,
         track=track,
+        atlas=not no_atlas,
         command=command_line(sys.argv[1:]),
         began=_BEGAN.get("s"),
     )

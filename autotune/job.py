@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import psutil
 
+from autotune import atlas
 from autotune.contract import RunDir, RunInfo, Value
 from autotune.folders import git_state
 from autotune.machine.distributions import distributions
@@ -43,7 +44,7 @@ class Job:
 def info_of(question: Question, name: str, warnings: tuple[str, ...] = ()) -> RunInfo:
     """What run.json says of a search that begins now; `name` is its folder's, `warnings` the checks'."""
     request = question.request
-    return RunInfo(
+    info = RunInfo(
         name=name,
         command=request.command,
         started=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -72,6 +73,10 @@ def info_of(question: Question, name: str, warnings: tuple[str, ...] = ()) -> Ru
         git=git_state(),
         warnings=warnings,
     )
+    if not request.atlas:
+        return info
+    here = atlas.cell_of(info, question.machine, question.ctx.image_hw)
+    return replace(info, atlas=atlas.seeds_for(here, question.space, question.ctx, request.training))
 
 
 def plan_of(job: Job, data_for: Callable[[Value], str]) -> Plan:
@@ -85,7 +90,7 @@ def plan_of(job: Job, data_for: Callable[[Value], str]) -> Plan:
     plan = Plan(
         run_dir=job.run_dir,
         info=job.info,
-        space=SpacePort(question.space, question.ctx, question.request.training),
+        space=SpacePort(atlas.with_seeds(question.space, job.info.atlas), question.ctx, question.request.training),
         budget=job.budget,
         data_for=data_for,
         # CUDA_VISIBLE_DEVICES narrows a trial to its GPUs, which are then numbers 0 to n-1.
@@ -95,7 +100,7 @@ def plan_of(job: Job, data_for: Callable[[Value], str]) -> Plan:
         n_images=question.ctx.n_images,
         images_decoded_per_s=_decode_rate(question),
         report_s=REPORT_S,
-        notes=(*question.notes, *kept_note(question.nccl_set), *_page_cache_notes(job)),
+        notes=(*question.notes, *atlas.note(job.info.atlas), *kept_note(question.nccl_set), *_page_cache_notes(job)),
         memory=question.memory,
         past=job.past,
     )

@@ -80,6 +80,8 @@ class Request:
     dry_run: bool = False
     assume_transport: str | None = None
     """socket, ib, shm or p2p: over this NCCL's traffic goes too, whatever its log says."""
+    atlas: bool = True
+    """Start from the winners of earlier runs, and be one of them."""
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
     track: str | None = None

@@ -38,7 +38,6 @@ from autotune.run.trial import run_trial
 from autotune.search.again import once_more
 from autotune.search.budget import Budget, parse_budget
 from autotune.search.holds import compare_now, holding, moved, worth
-from autotune.search.objective import spoken
 from autotune.search.proposals import changes_of
 from autotune.search.verdict import MIN_BLOCKS
 
@@ -242,7 +241,7 @@ def _conclude(claim: Claim, seen: _Seen, clock: Budget) -> Recheck:
         sentence = f"{start} did not run here {why}"
     elif now is not None:
         held = holding(then.ratio, now)
-        status, sentence = held.status, spoken(then.objective, held.sentence)
+        status, sentence = held.status, held.sentence
     else:
         n_whole = sum(len(v) == len(NAMES) for v in values)
         sentence = f"cannot tell: {n_whole} of {MIN_BLOCKS} blocks were run"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,32 @@ from autotune.run.demo import demo_dataset
 PRIVATE = tempfile.TemporaryDirectory(prefix="autotune-tests-")  # removed when the interpreter ends
 # Tests that import Ultralytics, or start the yolo client, must not write the settings of whoever runs them.
 os.environ.setdefault("YOLO_CONFIG_DIR", f"{PRIVATE.name}/yolo")
+DATA_FOLDERS = itertools.count()
 # A search that somebody runs on this machine is no fault of the tests, nor theirs of it.
 os.environ.setdefault("AUTOTUNE_LOCKS", f"{PRIVATE.name}/locks")
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_data() -> Iterator[None]:
+    """An atlas of its own for the fixtures of a module: nobody's real one, and no test's."""
+    with _own_data():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _data() -> Iterator[None]:
+    """An atlas of its own for each test: the winners of one must not be the seeds of another."""
+    with _own_data():
+        yield
+
+
+@contextlib.contextmanager
+def _own_data() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOTUNE_DATA", f"{PRIVATE.name}/data/{next(DATA_FOLDERS)}")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from autotune.contract import (
 from autotune.errors import InputError
 from autotune.report import export
 from autotune.report.cards import measure_of
+from autotune.report.cards_pareto import throughput_memory
+from autotune.report.cards_result import before_after
 from autotune.report.cards_search import best_so_far
 from autotune.report.load import load_run
 from autotune.worker.synthetic import ALL_REDUCE_S
@@ -254,7 +256,7 @@ def test_importing_costs_nothing(module: str) -> None:
 @pytest.mark.slow
 def test_energy_is_the_measure_of_all_that_is_shown(tmp_path: Path) -> None:
     said = autotune(
-        "search", "--dry-run", "--gpus", "1", "--objective", "energy", "--budget", "30m", "--out", tmp_path, "epochs=50"
+        "search", "--dry-run", "--gpus", "2", "--objective", "energy", "--budget", "30m", "--out", tmp_path, "epochs=50"
     )
     assert said.code == 0, said
     run = load_run((tmp_path / "latest").resolve())
@@ -268,6 +270,8 @@ def test_energy_is_the_measure_of_all_that_is_shown(tmp_path: Path) -> None:
     assert (measured["energy_j"] > 0).all()
     measure = measure_of(run)
     assert (measure.unit, measure.lower_is_better) == ("J/image", True)
+    assert "fewer joules per image than your arguments" in before_after(run).note
+    assert throughput_memory(run).title == "Speed against memory and energy (simulated)"
     card = best_so_far(run)
     assert card.drawn
     assert (card.df["value"] - measured["energy_j_per_image"]).abs().max() == 0

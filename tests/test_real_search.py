@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autotune.atlas import Entry
 from autotune.contract import Deadlines, Outcome, RunInfo, Summary, TrialDir, Winner, read_json
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
@@ -53,7 +54,8 @@ def run(home: Path, data: Path) -> Path:
     before = hashes(data.parent)
     argv = [sys.executable, "-m", "autotune", "search", "--budget", f"{BUDGET_S}s", f"data={data}"]
     began = time.monotonic()
-    env = os.environ | {"CUDA_LAUNCH_BLOCKING": "1"}  # a CPU does not care, the checks of the machine do
+    env = os.environ | {"AUTOTUNE_DATA": str(home / "learned")}
+    env["CUDA_LAUNCH_BLOCKING"] = "1"  # a CPU does not care, the checks of the machine do
     done = subprocess.run(
         [*argv, "imgsz=96", "epochs=60"], cwd=home, capture_output=True, text=True, timeout=600, env=env
     )
@@ -91,6 +93,13 @@ def test_search_found_something_real(run: Path) -> None:
         assert {roles[n] for n in finalist.numbers} == {"finalist"}, "search runs are never part of the verdict"
     info = read_json(run / "run.json", RunInfo)
     assert info.resolved["optimizer"] == "AdamW"
+
+
+def test_it_is_in_the_atlas(run: Path, home: Path) -> None:
+    (path,) = (home / "learned" / "atlas").iterdir()
+    kept, summary = read_json(path, Entry), read_json(run / "summary.json", Summary)
+    assert (kept.folder, kept.status, kept.cell.n_images) == (str(run), summary.verdict.status, 320)
+    assert bool(kept.changes) == (summary.best_number != 0)
 
 
 def test_plain_yolo_trains_from_best_yaml(run: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from autotune.contract.probes import UNFELT, UNTIMED, EpochEnd, Probe, Sizes
 from autotune.contract.run import (
     Ablation,
     Accuracy,
+    AtlasSeed,
     Comparison,
     Finalist,
     FinalistName,
@@ -63,6 +64,7 @@ __all__ = [
     "WARM_ROLES",
     "Ablation",
     "Accuracy",
+    "AtlasSeed",
     "Comparison",
     "Deadlines",
     "EpochEnd",

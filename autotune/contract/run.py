@@ -192,6 +192,21 @@ class Transport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AtlasSeed:
+    """The winner of an earlier run, tried first in this one (autotune/atlas.py)."""
+
+    run: str
+    """Name of the run that found it."""
+    folder: str
+    said: str
+    """Which run that was, in words."""
+    distance: float
+    """Between its machine and job and these."""
+    params: Params
+    """What it changes in the user's settings here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
     """run.json: the question this run answers."""
 
@@ -249,6 +264,8 @@ class RunInfo:
     git: str | None = None
     warnings: tuple[str, ...] = ()
     """What the checks of the machine warned of when the search began."""
+    atlas: tuple[AtlasSeed, ...] = ()
+    """From whose winners it starts, in the order in which they are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,12 @@ def fingerprint(
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
+def fingerprint_facts(machine: Machine) -> dict[str, Any]:
+    """What the fingerprint is made of, by name."""
+    m = machine
+    return _facts(m.gpus, m.cpu, m.n_cores, m.ram_bytes, m.driver, m.versions)
+
+
 def differences(then: Machine, now: Machine) -> str:
     """What makes two fingerprints differ: `torch 2.14.0 then, 2.15.0 now; ...`; empty when nothing does."""
     a, b = (_facts(m.gpus, m.cpu, m.n_cores, m.ram_bytes, m.driver, m.versions) for m in (then, now))

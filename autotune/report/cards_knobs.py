@@ -1,4 +1,4 @@
-"""Which knob matters, what does each of its values do, and what does speed cost in memory?"""
+"""Which knob matters, and what does each of its values do?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import pandas as pd
 from autotune.contract import Value
 from autotune.report import words
 from autotune.report.cards import (
-    BASELINE,
     BEST,
     OUTCOME_COLOURS,
-    OUTCOME_MARKS,
     Card,
     base_figure,
     make_card,
@@ -124,76 +122,3 @@ def _order(v: Value) -> tuple[int, float, str]:
     """Sort key over mixed types: off and numbers first, by size, then words."""
     number = float(v) if isinstance(v, int | float) else 0.0
     return (1 if isinstance(v, str) else 0, number, words.value(v))
-
-
-def throughput_memory(run: RunData) -> Card:
-    """What if the memory is shared? Speed against peak memory; what ran out of it stands at the wall."""
-    title = "Speed against memory"
-    df = run.tried[["number", "role", "outcome", "images_per_s", "peak_mem_bytes"]].copy()
-    on_gpu = bool(run.info.gpus) and bool(run.machine.gpus)
-    ranks = max(1, run.info.n_ranks)
-    on_cpu = run.info.mem_limit_bytes or run.machine.ram_bytes // ranks
-    wall = min(g.mem_bytes for g in run.machine.gpus) if on_gpu else on_cpu
-    ok = df[df["outcome"].isin(["ok", "unstable"]) & df["images_per_s"].notna() & df["peak_mem_bytes"].notna()]
-    oom = df[df["outcome"] == "oom"]
-    if ok.empty:
-        return no_card(run, title, "Peak memory was not measured in any trial that gave a number.", df)
-    df["pareto"] = df["number"].isin(_pareto(ok))
-    figure = base_figure(340)
-    front = ok[ok["number"].isin(_pareto(ok))].sort_values("peak_mem_bytes")
-    figure.add_scatter(
-        x=(front["peak_mem_bytes"] / 2**30).tolist(),
-        y=front["images_per_s"].tolist(),
-        mode="lines",
-        line={"shape": "hv", "color": BEST, "width": 1.5, "dash": "dot"},
-        name="fastest for less",
-        hoverinfo="skip",
-    )
-    for name, rows, colour in (
-        ("your arguments", ok[ok["role"].isin(["baseline", "sentinel"])], BASELINE),
-        ("trial", ok[~ok["role"].isin(["baseline", "sentinel"])], OUTCOME_COLOURS["ok"]),
-    ):
-        figure.add_scatter(
-            x=(rows["peak_mem_bytes"] / 2**30).tolist(),
-            y=rows["images_per_s"].tolist(),
-            mode="markers",
-            name=name,
-            marker={"color": colour, "size": 9, "symbol": "diamond" if colour == BASELINE else "circle"},
-            customdata=[[n, plain(differs(run, n))] for n in rows["number"]],
-            hovertemplate="trial %{customdata[0]}: %{y:.4g} img/s, %{x:.3g} GiB<br>%{customdata[1]}<extra></extra>",
-        )
-    if not oom.empty:
-        figure.add_scatter(
-            x=[wall / 2**30] * len(oom),
-            y=[0.0] * len(oom),
-            mode="markers",
-            name="out of memory",
-            cliponaxis=False,
-            marker={"color": OUTCOME_COLOURS["oom"], "size": 11, "symbol": OUTCOME_MARKS["oom"]},
-            customdata=[[n, plain(differs(run, n))] for n in oom["number"]],
-            hovertemplate="trial %{customdata[0]}: out of memory<br>%{customdata[1]}<extra></extra>",
-        )
-    largest = float(ok["peak_mem_bytes"].max())
-    if not oom.empty or wall < 3 * largest:
-        figure.add_vline(x=wall / 2**30, line={"color": OUTCOME_COLOURS["oom"], "width": 1})
-    where = "GPU memory" if on_gpu else "memory of all processes" if ranks == 1 else "memory of a rank and its loaders"
-    figure.update_xaxes(title_text=f"peak {where}, GiB", rangemode="tozero")
-    figure.update_yaxes(title_text="images/s", rangemode="tozero")
-    top = ok.sort_values("images_per_s").iloc[-1]
-    note = (
-        f"The fastest trial took {words.size(top['peak_mem_bytes'])} of {words.size(wall)}{' a rank' * (ranks > 1)}; "
-        f"{words.plural(len(oom), 'trial') if len(oom) else 'none'} ran out of memory."
-    )
-    return make_card(run, title, note, df, figure=figure)
-
-
-def _pareto(ok: pd.DataFrame) -> list[int]:
-    """Numbers of the trials that nothing beats with less memory."""
-    best = 0.0
-    numbers: list[int] = []
-    ordered = ok.sort_values(["peak_mem_bytes", "images_per_s"], ascending=[True, False])
-    for number, images_per_s in rows_of(ordered, "number", "images_per_s"):
-        if images_per_s > best:
-            best = images_per_s
-            numbers.append(number)
-    return numbers

@@ -46,6 +46,7 @@ def before_after(run: RunData) -> Card:
         return no_card(run, title, f"No fresh paired runs: {why}, so there is no claim to show.")
     df = pd.DataFrame([row for f in finalists for row in _runs_of(run, f, finalists[0])])
     figure = base_figure(96 + 62 * len(finalists))
+    beside = "fewer joules per image than " if measure_of(run).column == "energy_j_per_image" else ""
     for f in finalists:
         name, dots = FINALIST_NAMES[f.name], df[(df["name"] == f.name) & df["gain"].notna()]
         interval = f.ci95_lo is not None and f.ci95_hi is not None and f.speedup is not None
@@ -56,7 +57,7 @@ def before_after(run: RunData) -> Card:
             width=0.55,
             marker={"color": _COLOURS[f.name], "opacity": 0.4},
             error_x=_error_bar(f) if interval and f.name != "baseline" else None,
-            hovertemplate=plain(_finalist_words(f)) + "<extra></extra>",
+            hovertemplate=plain(_finalist_words(f, beside)) + "<extra></extra>",
         )
         figure.add_scatter(
             x=dots["gain"].tolist(),
@@ -67,11 +68,12 @@ def before_after(run: RunData) -> Card:
             hovertemplate="%{customdata}, %{x:.2f}x<extra></extra>",
         )
     figure.update_layout(showlegend=False, bargap=0.3)
-    beside = "fewer joules per image than" if measure_of(run).column == "energy_j_per_image" else "the speed of"
-    figure.update_xaxes(title_text=f"times {beside} your arguments", rangemode="tozero", ticksuffix="x")
+    figure.update_xaxes(
+        title_text=f"times {beside or 'the speed of '}your arguments", rangemode="tozero", ticksuffix="x"
+    )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     verdict = run.summary.verdict
-    note = " ".join(_finalist_words(f) + "." for f in finalists if f.name != "baseline") or verdict.sentence
+    note = " ".join(_finalist_words(f, beside) + "." for f in finalists if f.name != "baseline") or verdict.sentence
     if verdict.sigma_run_frac is not None:
         note += f" Two fresh runs of one configuration differ by {words.percent(verdict.sigma_run_frac)} (sd) here"
         smallest = verdict.smallest_effect_frac
@@ -95,10 +97,14 @@ def _error_bar(f: Finalist) -> dict[str, Any]:
     }
 
 
-def _finalist_words(f: Finalist) -> str:
+def _finalist_words(f: Finalist, beside: str) -> str:
     name = FINALIST_NAMES[f.name]
     interval = "" if f.ci95_lo is None else f" (95 % CI {words.number(f.ci95_lo)} to {words.number(f.ci95_hi)})"
-    gain = "" if f.speedup is None or f.name == "baseline" else f", {words.times(f.speedup)} your arguments{interval}"
+    gain = (
+        ""
+        if f.speedup is None or f.name == "baseline"
+        else f", {words.times(f.speedup)} {beside}your arguments{interval}"
+    )
     job = "" if f.job_s is None else f", {words.seconds(f.job_s)} for the whole job"
     runs = words.plural(len(f.numbers), "fresh run")
     return f"{name[0].upper()}{name[1:]}: {words.rate(f.images_per_s)}{gain}{job}, {runs}"

@@ -106,6 +106,18 @@ def _ranks(info: RunInfo) -> list[tuple[str, str, str]]:
     return [row for row in rows if row[2]]
 
 
+def _atlas(run: RunData) -> list[tuple[str, str, str]]:
+    """From whose winners the search started, and what each was worth here."""
+    rows = []
+    for seed in run.info.atlas:
+        tried = (r for r in run.results if r.role == "trial")
+        ran = next((r for r in tried if words.differences(r.params, run.baseline_params) == seed.params), None)
+        here = "not tried" if ran is None else f"trial {ran.number}: {ran.outcome.value}"
+        here += f", {words.rate(ran.images_per_s)}" if ran and ran.outcome.measured else ""
+        rows.append(("question", "starts from", f"{seed.said}: {words.assignments(seed.params)}; {here}"))
+    return rows
+
+
 def environment(run: RunData) -> Card:
     """Can I repeat it? Machine, versions, exact commands, and what was not tried."""
     info, m = run.info, run.machine
@@ -126,6 +138,7 @@ def environment(run: RunData) -> Card:
         ("question", "device", f"{info.device}, {words.plural(info.n_ranks, 'rank')}"),
         *_ranks(info),
         ("question", "your arguments", words.assignments(info.user_args)),
+        *_atlas(run),
         ("question", "resolved", words.assignments(info.resolved)),
         ("machine", "host", m.hostname),
         ("machine", "cpu", m.cpu),

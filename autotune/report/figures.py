@@ -9,7 +9,8 @@ from autotune.report.cards import Card
 from autotune.report.cards_ablation import ablation
 from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
-from autotune.report.cards_knobs import importance, knob_effects, throughput_memory
+from autotune.report.cards_knobs import importance, knob_effects
+from autotune.report.cards_pareto import throughput_memory
 from autotune.report.cards_promise import promise_kept
 from autotune.report.cards_ranks import ranks
 from autotune.report.cards_result import before_after, sentinels, what_changed

@@ -59,7 +59,7 @@ def _without_finalists(session: Session) -> Verdict:
     n_pruned = sum(r.result.outcome is Outcome.PRUNED for r in session.ran)
     if not tried and not n_pruned:
         return Verdict(status="unconfirmed", sentence="unconfirmed: no other configuration was measured")
-    sentence = f"no gain: none of {len(tried) + n_pruned} other configurations was faster than your settings"
+    sentence = f"no gain: none of {len(tried) + n_pruned} other configurations beat your settings"
     own = geometric_mean(session.baseline_values())
     if tried and min(tried) < own:
         gap = percent(own / min(tried) - 1)

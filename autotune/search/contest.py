@@ -53,10 +53,14 @@ class Contest:
         alive: who may still win.
         winner: once it is chosen.
         failed: who did not live through a fresh run.
+        better: what less of the objective is, in words (objective.BETTER).
     """
 
-    def __init__(self, entries: Mapping[str, Entry], extra: Sequence[Sequence[float]] = ()) -> None:
+    def __init__(
+        self, entries: Mapping[str, Entry], extra: Sequence[Sequence[float]] = (), better: str = "faster"
+    ) -> None:
         self.entries = dict(entries)
+        self.better = better
         self.extra = [list(group) for group in extra]
         self.blocks: list[dict[str, float]] = []
         self.alive = list(entries)
@@ -145,7 +149,7 @@ class Contest:
         blocks = [{n: v for n, v in b.items() if n not in self.failed} for b in self.blocks]
         ran = [name for name in self.entries if any(name in block for block in self.blocks)]
         best = self.leader or BASELINE
-        return judge(blocks, self.extra, best=best, compared=ran, interrupted=interrupted)
+        return judge(blocks, self.extra, best=best, compared=ran, interrupted=interrupted, better=self.better)
 
 
 def slower(

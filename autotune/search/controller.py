@@ -24,7 +24,7 @@ from autotune.search.ablation import Ablated
 from autotune.search.baseline import measure_baseline
 from autotune.search.conclusion import verdict_of
 from autotune.search.finalists import Stage, candidates_of, make_stage, reserve_s, run_blocks
-from autotune.search.objective import check_objective, in_words_of
+from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
@@ -148,7 +148,7 @@ def _conclude(
         elapsed_s=session.t_s,
         ledger_s=session.plan.budget.ledger(),
         best_number=_winner(session, stage).number if session.baseline else None,
-        verdict=in_words_of(session.info.objective, verdict),
+        verdict=verdict,
         importance=importance,
         importance_note=note,
         n_feasible=n_feasible,

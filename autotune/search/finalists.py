@@ -14,6 +14,7 @@ from typing import Final
 from autotune.contract import FinalistName, Outcome, Params
 from autotune.search import posterior
 from autotune.search.contest import PROJECTION, Contest, Entry
+from autotune.search.objective import BETTER
 from autotune.search.proposals import key_of, yolo_projection
 from autotune.search.ran import Ran
 from autotune.search.session import Session
@@ -139,7 +140,7 @@ def _stage(session: Session, chosen: Sequence[Ran], own_is_best: bool, keep_s: f
         )
         for name, ran in candidates.items()
     }
-    contest = Contest(entries, [session.baseline_values()])
+    contest = Contest(entries, [session.baseline_values()], BETTER[session.info.objective])
     return Stage(session.proposals.baseline, candidates, projections, contest, own_is_best, keep_s)
 
 

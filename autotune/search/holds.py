@@ -109,9 +109,9 @@ def holding(then: Comparison, now: Comparison) -> Holding:
     reasons = []
     if lower_p < LEVEL and difference < log(1 - SMALL_FRAC):
         lost = percent(1 - now.speedup / then.speedup)
-        reasons.append(f"the speed-up is {lost} % smaller than promised, which is more than the noise of both")
+        reasons.append(f"the ratio is {lost} % smaller than promised, which is more than the noise of both")
     if below_p < LEVEL:
-        reasons.append("your own settings are faster here")
+        reasons.append("your own settings are better here")
     if reasons:
         sentence = f"does not hold: {figures}; {'; '.join(reasons)}"
         return Holding(status="does_not_hold", sentence=sentence, now=now, lower_p=lower_p, below_p=below_p)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-from autotune.contract import TrialResult, Verdict
+from autotune.contract import TrialResult
 from autotune.errors import InputError
 
 Objective = Callable[[TrialResult], float | None]
@@ -33,6 +32,8 @@ OBJECTIVES: Final[dict[str, Objective]] = {
     "energy": _energy,
 }
 """Name -> number to minimise; None where the trial gave none."""
+BETTER: Final = {"job_time": "faster", "images_per_s": "faster", "energy": "fewer J per image"}
+"""Name -> what less of it is, as in `1.5x faster than your settings`."""
 
 
 def check_objective(name: str) -> str:
@@ -44,26 +45,3 @@ def check_objective(name: str) -> str:
     if name not in OBJECTIVES:
         raise InputError(f"unknown objective '{name}'", f"one of: {', '.join(OBJECTIVES)}")
     return name
-
-
-_OF_ENERGY: Final = {
-    "x in ": "x fewer J per image in ",
-    "x faster than": "x fewer J per image than",
-    "are faster than": "take fewer J per image than",
-    "was faster than": "took fewer J per image than",
-    "are faster here": "take fewer J per image here",
-    "the speed-up is": "the saving is",
-}
-
-
-def spoken(objective: str, sentence: str) -> str:
-    """A sentence that speaks of speed, in the words of what was compared."""
-    if objective == "energy":
-        for speed, energy in _OF_ENERGY.items():
-            sentence = sentence.replace(speed, energy)
-    return sentence
-
-
-def in_words_of(objective: str, verdict: Verdict) -> Verdict:
-    """The verdict, which speaks of speed, in the words of what was compared."""
-    return replace(verdict, sentence=spoken(objective, verdict.sentence)) if objective == "energy" else verdict

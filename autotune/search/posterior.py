@@ -57,7 +57,6 @@ class Posterior:
     means: dict[str, float]
     variance: float
     _columns: dict[str, int]
-    _m: float
     _effects: tuple[float, ...]
     """Posterior mean of b, one a column."""
 
@@ -97,7 +96,7 @@ def regress(means: dict[str, float], noise: dict[str, float], changes: dict[str,
     columns = {name: i for i, name in enumerate(names)}
     y = np.array(list(means.values()))
     if len(y) < MIN_CONFIGURATIONS:
-        return Posterior(dict(means), variance, {}, float(y.mean()) if len(y) else 0.0, ())
+        return Posterior(dict(means), variance, {}, ())
     x = np.zeros((len(y), len(columns)))
     for row, key in enumerate(means):
         for name, value in changes[key].items():
@@ -110,9 +109,7 @@ def regress(means: dict[str, float], noise: dict[str, float], changes: dict[str,
     weights = inverse @ (y - m)
     believed = m + prior @ weights
     effects = w * w * (x.T @ weights)
-    return Posterior(
-        dict(zip(means, map(float, believed), strict=True)), variance, columns, m, tuple(map(float, effects))
-    )
+    return Posterior(dict(zip(means, map(float, believed), strict=True)), variance, columns, tuple(map(float, effects)))
 
 
 def _evidence(covariance: Array, y: Array) -> float:

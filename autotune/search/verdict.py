@@ -1,4 +1,4 @@
-"""Is the winner really faster, by how much, and how sure are we? Pure statistics on runs of fresh processes.
+"""Is the winner really better, by how much, and how sure are we? Pure statistics on runs of fresh processes.
 
 Model: log objective = configuration + block + noise, with one noise variance for all configurations (two-way layout
 without interaction; Scheffe, The Analysis of Variance, 1959, ch. 4). The unit is the run of a process, not the step,
@@ -31,7 +31,7 @@ NARROW: Final = 0.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Baseline (or another reference) over one configuration: above 1 is faster than the baseline."""
+    """Baseline (or another reference) over one configuration: above 1 is better than the baseline."""
 
     speedup: float
     ci95_lo: float | None
@@ -126,6 +126,7 @@ def judge(
     best: str = "best",
     compared: Sequence[str] = (),
     interrupted: bool = False,
+    better: str = "faster",
 ) -> Judgement:
     """The claim about `best`, from finalist runs.
 
@@ -136,6 +137,7 @@ def judge(
         best: which configuration the claim is about.
         compared: the candidates among which it was chosen; the intervals of all of them hold together.
         interrupted: the stage did not end by itself, so nothing is claimed.
+        better: what less of the objective is, in words (objective.BETTER).
     """
     variance, df = pooled_variance(blocks, extra_groups)
     names = dict.fromkeys(name for block in blocks for name in block)
@@ -152,7 +154,7 @@ def judge(
     most = max((r.ci95_hi or 0.0 for r in (*others, *([ratio] if ratio else []))), default=0.0)
     return Judgement(
         status=status,
-        sentence=_sentence(status, ratio, interrupted, most),
+        sentence=_sentence(status, ratio, interrupted, most, better),
         n_blocks=ratio.n_blocks if ratio else 0,
         ratios=ratios,
         sigma_run_frac=sigma,
@@ -167,7 +169,7 @@ def _status(ratio: Ratio | None, interrupted: bool) -> Literal["gain", "no_gain"
     return "gain" if ratio.ci95_lo > 1.0 else "no_gain"
 
 
-def _sentence(status: str, ratio: Ratio | None, interrupted: bool, most: float) -> str:
+def _sentence(status: str, ratio: Ratio | None, interrupted: bool, most: float, better: str) -> str:
     """The claim in words; numbers as many digits as they carry.
 
     Args:
@@ -175,6 +177,7 @@ def _sentence(status: str, ratio: Ratio | None, interrupted: bool, most: float) 
         ratio: of the winner.
         interrupted: the stage did not end by itself.
         most: the largest gain that the intervals of all candidates allow.
+        better: as in `judge`.
     """
     if status == "unconfirmed" or ratio is None or ratio.ci95_lo is None or ratio.ci95_hi is None:
         why = "interrupted" if interrupted else "the budget left no time for fresh runs, or they failed"
@@ -191,9 +194,9 @@ def _sentence(status: str, ratio: Ratio | None, interrupted: bool, most: float) 
     gain, interval = f"{ratio.speedup:.{n}f}x", f"95 % CI {ratio.ci95_lo:.{n}f}-{ratio.ci95_hi:.{n}f}"
     found = f"could have found a gain of {percent(ratio.smallest_effect_frac or 0.0)} %"
     if status == "gain":
-        return f"{gain} faster than your settings ({interval}), {in_blocks}; {found}"
+        return f"{gain} {better} than your settings ({interval}), {in_blocks}; {found}"
     if most < 1.0:
-        return f"no gain: your settings are faster than the best found ({gain}, {interval}), {in_blocks}"
+        return f"no gain: your settings beat the best found ({gain}, {interval}), {in_blocks}"
     return (
         f"no significant gain: your settings are within {percent(most - 1.0)} % of the best found "
         f"({gain}, {interval}), {in_blocks}; {found}"

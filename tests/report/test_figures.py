@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from autotune.contract import Ablation, Numerics, Outcome, Params, RunDir, Transport, TrialResult, sample_columns
+from autotune.report.cards_pareto import front, saving
 from autotune.report.figures import FIGURES
 from autotune.report.load import RunData, load_run
 
@@ -219,9 +220,9 @@ def test_memory_front_and_wall(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "r", 8, gpu=True, failures={2: Outcome.OOM}, finalists=False).path)
     card = FIGURES["throughput_memory"](run)
     ok = card.df[card.df["images_per_s"].notna()]
-    front = ok[ok["pareto"]].sort_values("peak_mem_bytes")
-    assert front["images_per_s"].is_monotonic_increasing
-    assert ok["images_per_s"].max() in front["images_per_s"].tolist()
+    best = ok[ok["front_memory"]].sort_values("peak_mem_bytes")
+    assert best["images_per_s"].is_monotonic_increasing
+    assert ok["images_per_s"].max() in best["images_per_s"].tolist()
     oom = next(t for t in json.loads(card.figure.to_json())["data"] if t.get("name") == "out of memory")  # type: ignore[union-attr]
     assert oom["x"] == [80.0]
     assert "1 trial ran out of memory" in card.note
@@ -400,3 +401,87 @@ def test_the_environment_names_transport_and_the_users_nccl_settings(tmp_path: P
     assert df["NCCL"] == "2.30.7"
     assert df["your NCCL settings"] == "NCCL_ALGO=Ring (environment)"
     assert "transport assumed" not in df
+
+
+def with_energy(results: list[TrialResult], joules: dict[int, float | None]) -> list[TrialResult]:
+    """The results with J/image of some trials; of 3 J/image where it is not said."""
+    return [replace(r, energy_j_per_image=joules.get(r.number, 3.0)) for r in results]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], ()),
+        ([(0, 10.0, 5.0)], (0,)),
+        ([(0, 10.0, 5.0), (1, 12.0, 5.0), (2, 12.0, 4.0), (3, 9.0, 4.0)], (2,)),
+        ([(0, 10.0, 5.0), (1, 20.0, 6.0), (2, 15.0, 7.0), (3, 30.0, 9.0)], (0, 1, 3)),
+        ([(3, 10.0, 5.0), (1, 10.0, 5.0), (2, 10.0, 6.0)], (1, 3)),
+        ([(0, 10.0, None), (1, None, 1.0), (2, 5.0, 9.0), (3, 5.0, 9.0)], (2, 3)),
+    ],
+)
+def test_the_front_is_what_nothing_beats(rows: list[tuple], expected: tuple[int, ...]) -> None:
+    assert front(rows) == expected
+    assert sorted(front(reversed(rows))) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], None),
+        ([(0, 100.0, 3.0)], None),
+        ([(0, 100.0, 3.0), (1, 96.0, 2.07), (2, 91.0, 2.5), (3, 89.0, 0.1)], (1, 0.96, 0.31)),
+        ([(0, 100.0, 3.0), (1, 95.0, 2.9)], None),
+        ([(0, 100.0, 3.0), (1, 100.0, 2.0)], None),
+        ([(0, 100.0, None), (1, 50.0, 2.0), (2, 48.0, 1.0), (3, 47.0, 1.0)], (2, 0.96, 0.5)),
+    ],
+)
+def test_who_saves_at_nearly_the_best_speed(rows: list[tuple], expected: tuple[int, float, float] | None) -> None:
+    found = saving(rows)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.number, found.speed_frac, found.saved_frac) == pytest.approx(expected)
+
+
+def test_energy_has_a_panel_of_its_own(tmp_path: Path) -> None:
+    tried = [(40.0, 9.0), (100.0, 3.0), (96.0, 2.07), (50.0, 1.5), (97.0, 0.1), (70.0, 2.5)]
+    outcomes = {4: Outcome.UNSTABLE}
+    results = [
+        result_of(n, outcomes.get(n, Outcome.OK), images_per_s=speed, energy_j_per_image=joules)
+        for n, (speed, joules) in enumerate(tried)
+    ]
+    results.append(result_of(6, Outcome.OOM))
+    card = FIGURES["throughput_memory"](load_run(make_run(tmp_path / "r", results=results, finalists=False).path))
+    assert card.title == "Speed against memory and energy"
+    on_front = card.df.loc[card.df["front_energy"], "number"].tolist()
+    assert on_front == [1, 2, 3], "an unstable one proves nothing"
+    assert "Trial 2 uses 31 % less energy per image at 96 % of the best's speed." in card.note
+    drawn = json.loads(card.figure.to_json())  # type: ignore[union-attr]
+    assert drawn["layout"]["yaxis2"]["domain"][1] < drawn["layout"]["yaxis"]["domain"][0]
+    lines = [t["x"] for t in drawn["data"] if t["mode"] == "lines" and t["xaxis"] == "x2"]
+    assert lines == [[1.5, 2.07, 3.0]]
+    assert sum(t["name"] == "unstable" for t in drawn["data"]) == 2
+    assert "Energy is not shown" not in card.note
+
+
+def test_a_run_without_a_counter_says_so(tmp_path: Path) -> None:
+    card = FIGURES["throughput_memory"](load_run(make_run(tmp_path / "r", 8).path))
+    assert card.title == "Speed against memory"
+    assert card.note.endswith("Energy is not shown: there is no GPU here that counts it.")
+    assert "yaxis2" not in json.loads(card.figure.to_json())["layout"]  # type: ignore[union-attr]
+
+
+def test_energy_without_memory_is_shown_alone(tmp_path: Path) -> None:
+    results = [replace(r, peak_mem_bytes=()) for r in with_energy(default_results(6, {2: Outcome.OOM}), {4: 1.0})]
+    card = FIGURES["throughput_memory"](load_run(make_run(tmp_path / "r", results=results, finalists=False).path))
+    names = [t["name"] for t in json.loads(card.figure.to_json())["data"]]  # type: ignore[union-attr]
+    assert "out of memory" not in names
+    assert card.df["front_energy"].any()
+
+
+def test_finalists_of_energy_are_not_called_fast(tmp_path: Path) -> None:
+    results = with_energy(default_results(6, {}), {})
+    run = load_run(make_run(tmp_path / "r", results=results, info={"objective": "energy"}).path)
+    note = FIGURES["before_after"](run).note
+    assert "1.80x fewer joules per image than your arguments" in note

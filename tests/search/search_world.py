@@ -121,7 +121,7 @@ class FakeTrainer:
             self.clock.advance(2.0)
             raise outcome
         effective = {**spec.params, "optimizer": "AdamW"}
-        if spec.params["prefetch_factor"] is None:
+        if spec.params.get("prefetch_factor") is None:
             effective["prefetch_factor"] = None
         common = {
             "number": spec.number,

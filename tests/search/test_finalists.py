@@ -56,7 +56,7 @@ def test_who_is_to_blame_at_the_end_of_the_budget(outcome, left_s, role, judged)
 @pytest.mark.parametrize(
     ("fresh", "said"),
     [
-        (0.9, "no gain: your settings are faster than the best found"),
+        (0.9, "no gain: your settings beat the best found"),
         (1.0, "no significant gain: your settings are within"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_loss_too_small_to_matter_holds_however_sure() -> None:
 def test_slower_than_the_baseline_does_not_hold() -> None:
     said = holding(comparison(1.05, sigma=0.2), comparison(0.97, sigma=0.003, n_blocks=5, df=4))
     assert said.status == "does_not_hold"
-    assert "your own settings are faster here" in said.sentence
+    assert "your own settings are better here" in said.sentence
     assert said.below_p is not None
     assert said.below_p < LEVEL
 

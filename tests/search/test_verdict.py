@@ -79,7 +79,7 @@ def test_no_gain_in_words():
 
 def test_worse_in_words():
     blocks, extra = simulate(np.random.default_rng(3), 3, {"baseline": 1.0, "best": 0.7}, sigma=0.01)
-    assert judge(blocks, extra).sentence.startswith("no gain: your settings are faster")
+    assert judge(blocks, extra).sentence.startswith("no gain: your settings beat")
 
 
 def test_only_common_blocks_count_for_a_pair():
