@@ -131,7 +131,7 @@ def _answer(job: Job, observers: Sequence[Observer]) -> int:
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
-            warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()))
+            warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()), sampled=not question.request.dry_run)
             run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
             summary = run_search(plan_of(job, data_for), run, observers, measured)
             summary = verified(summary, question, run_dir, budget, data_for, emit, lambda: interrupt.heard)

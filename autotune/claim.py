@@ -91,7 +91,7 @@ def find_claim(path: str, flag: str | None, pairs: Sequence[str]) -> Claim:
         raise InputError(
             f"the receipt is of {winner.n_ranks} GPUs, this would be {len(gpus)}", f"--gpus {winner.n_ranks}"
         )
-    check_energy(receipt.objective, gpus, simulated=False)
+    energy_notes = check_energy(receipt.objective, gpus, simulated=False)
     count_ranks(None if gpus else winner.n_ranks, gpus, machine)
     dataset = inspect_dataset(str(given.get("data", args["data"])), winner.task)
     then = receipt.machine
@@ -109,7 +109,7 @@ def find_claim(path: str, flag: str | None, pairs: Sequence[str]) -> Claim:
         model=resolve_model(str(given.get("model", args["model"]))),
         changes=tuple(said),
         same_machine=then is not None and then.fingerprint == machine.fingerprint,
-        notes=_edited(best / "best.yaml", winner),
+        notes=(*_edited(best / "best.yaml", winner), *energy_notes),
     )
 
 

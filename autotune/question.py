@@ -152,7 +152,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         machine = replace(machine, gpus=_simulated(request.gpus))
         env = {}  # CUDA_VISIBLE_DEVICES speaks of real GPUs
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine, env)
-    check_energy(request.objective, gpus, simulated=request.dry_run)
+    energy_notes = check_energy(request.objective, gpus, simulated=request.dry_run)
     n_ranks = count_ranks(request.ranks, gpus, machine, simulated=request.dry_run)
     if not any_batch:
         check_batch(n_ranks, args, user)
@@ -218,7 +218,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
         dataset=dataset,
         headline=_headline(request, user, job, space.name, _where(machine, gpus, n_ranks)),
         segment=segment_settings(device, budget_s),
-        notes=_mixed(machine, gpus),
+        notes=(*_mixed(machine, gpus), *energy_notes),
         memory=memory,
         verify_s=verify_s,
         track=track,

@@ -35,6 +35,7 @@ from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run, refuse_if_used
 from autotune.run.page_cache import warm_page_cache
 from autotune.run.trial import run_trial
+from autotune.search.again import once_more
 from autotune.search.budget import Budget, parse_budget
 from autotune.search.holds import compare_now, holding, moved, worth
 from autotune.search.objective import spoken
@@ -170,7 +171,7 @@ def _measure(claim: Claim, run_dir: RunDir, view: DatasetView, clock: Budget, se
         seen.blocks.append(block)
         for name in rng.sample(NAMES, len(NAMES)):
             spec = _spec(claim, name, number, view, left_s=clock.left_s())
-            block[name] = run_trial(spec, run_dir.trial(number), started_s=clock.elapsed_s())
+            block[name] = once_more(run_trial)(spec, run_dir.trial(number), started_s=clock.elapsed_s())
             number += 1
             if not block[name].outcome.measured:
                 late = block[name].outcome is Outcome.TIMEOUT and clock.left_s() < 1.0

@@ -58,7 +58,7 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
         spec = replace(spec, role="trace", probe=None, trace_steps=TRACE_STEPS, deadlines=deadlines)
     again = next(p for i in range(1, 10_000) if not (p := directory.path / f"again-{i}").exists())
     if spec.backend != "yolo":
-        return TrialDir(again), in_one_process(run_trial, spec, TrialDir(again), started_s=0.0)
+        return TrialDir(again), in_one_process(partial(run_trial, sampled=False), spec, TrialDir(again), started_s=0.0)
     # The search removed its view of the dataset when it ended: make one for this run from the user's own path.
     run_json = directory.path.parents[1] / "run.json"
     info = read_json(run_json, RunInfo)

@@ -55,6 +55,15 @@ def oom_kills(root: Path = Path("/")) -> int:
     return 0
 
 
+def cpu_stat_files(root: Path = Path("/")) -> tuple[Path, ...]:
+    """The files that count how long a CPU quota held us back: of our own cgroup and of those above it.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    return tuple(path for folder in _folders(root, "cpu") if (path := folder / "cpu.stat").is_file())
+
+
 def _folders(root: Path, controller: str) -> Iterator[Path]:
     """This process's groups of a controller and their parents, which limit it as well."""
     mount = root / "sys/fs/cgroup"

@@ -20,7 +20,7 @@ SLOWED_BY = {0x40: "heat", 0x20: "heat", 0x80: "the power supply", 0x8: "its own
 
 
 @contextmanager
-def _session(nvml: Any) -> Iterator[Any]:
+def session(nvml: Any) -> Iterator[Any]:
     """NVML (or its fake) between init and shutdown; None when there is none."""
     try:
         if nvml is None:
@@ -49,7 +49,7 @@ def read_gpus(nvml: Any = None) -> tuple[Gpu, ...]:
         nvml: the pynvml module, or a fake of it.
     """
     gpus = []
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
         if lib is None:
             return ()
         try:
@@ -75,7 +75,7 @@ def read_gpus(nvml: Any = None) -> tuple[Gpu, ...]:
 
 def read_driver(nvml: Any = None) -> str | None:
     """Version of the NVIDIA driver, None without NVML."""
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
         if lib is None:
             return None
         try:
@@ -94,10 +94,10 @@ def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
     used: dict[str, int] = {}
     if not gpus:
         return used
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
         for gpu in gpus if lib else ():
             try:
-                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(_handle(lib, gpu)).used)
+                used[gpu] = int(lib.nvmlDeviceGetMemoryInfo(handle_of(lib, gpu)).used)
             except lib.NVMLError as e:
                 log.debug("GPU %s does not answer: %s", gpu, e)
     return used
@@ -130,74 +130,13 @@ def wait_until_free(
     return False
 
 
-@contextmanager
-def slowdowns(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], str | None]]:
-    """A look at whether something lowers the clock of these GPUs just now; NVML stays open between looks.
-
-    Args:
-        gpus: as in used_memory; without any, and without NVML, there is nothing to see.
-        nvml: as in read_gpus.
-
-    Yields:
-        To be called at will: "GPU 0 was slowed down by heat", or None.
-    """
-    if not gpus:
-        yield lambda: None
-        return
-    with _session(nvml) as lib:
-
-        def look() -> str | None:
-            for gpu in gpus if lib else ():
-                try:
-                    bits = lib.nvmlDeviceGetCurrentClocksEventReasons(_handle(lib, gpu))
-                except lib.NVMLError as e:
-                    log.debug("GPU %s does not answer: %s", gpu, e)
-                    continue
-                for bit, cause in SLOWED_BY.items():
-                    if bits & bit:
-                        return f"GPU {gpu} was slowed down by {cause}"
-            return None
-
-        yield look
-
-
-@contextmanager
-def energy_counter(gpus: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], float | None]]:
-    """A look at the energy that these GPUs have taken since their driver was loaded; NVML stays open between looks.
-
-    nvmlDeviceGetTotalEnergyConsumption counts millijoules, on Volta and newer.
-
-    Args:
-        gpus: as in used_memory.
-        nvml: as in read_gpus.
-
-    Yields:
-        To be called at will: joules of all of them together; None without GPUs, or where one of them does not count.
-    """
-    if not gpus:
-        yield lambda: None
-        return
-    with _session(nvml) as lib:
-
-        def look() -> float | None:
-            if lib is None:
-                return None
-            try:
-                return sum(int(lib.nvmlDeviceGetTotalEnergyConsumption(_handle(lib, gpu))) for gpu in gpus) / 1000
-            except lib.NVMLError as e:
-                log.debug("a GPU does not count its energy: %s", e)
-                return None
-
-        yield look
-
-
 def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     """UUID -> processes that compute on that GPU now, where any do; host PIDs, and none in some containers."""
     found = {}
-    with _session(nvml) as lib:
+    with session(nvml) as lib:
         for gpu in gpus if lib is not None else ():
             try:
-                pids = sorted({p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(_handle(lib, gpu))})
+                pids = sorted({p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(handle_of(lib, gpu))})
             except lib.NVMLError as e:
                 log.debug("NVML does not say who uses %s: %s", gpu, e)
                 continue
@@ -206,7 +145,8 @@ def users(gpus: Sequence[str], nvml: Any = None) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _handle(lib: Any, gpu: str) -> Any:
+def handle_of(lib: Any, gpu: str) -> Any:
+    """Of an entry of CUDA_VISIBLE_DEVICES: index in PCI order, or UUID; raises NVMLError."""
     return lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
 
 

@@ -7,25 +7,28 @@ import json
 import re
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from autotune.contract import Outcome, RankRecord, TrialDir, TrialResult, TrialSpec, read_json, write_json
 from autotune.errors import FormatError, writing
 from autotune.machine.limits import oom_kills
-from autotune.machine.nvml import energy_counter, slowdowns, used_memory, wait_until_free
+from autotune.machine.nvml import used_memory, wait_until_free
 from autotune.run.cleanup import disk_full, list_shared_memory, remove_private_folders, remove_shared_memory
-from autotune.run.energy import Meter, with_energy
+from autotune.run.energy import with_energy
 from autotune.run.launch import argv, environment, make_private_folders
+from autotune.run.meanwhile import judged, meanwhile, power_of, window_of
 from autotune.run.outcome import Judgement, classify
 from autotune.run.preloaded import Preloaded
+from autotune.run.sample import sampling, write_samples
 from autotune.run.statistics import build_result
 from autotune.run.supervise import run_tree, start_cold
 from autotune.run.watch import Watch, Watcher
 
 LOG_TAIL_LINES = 20
-COOLER = "cooling or power is the limit here: nvidia-smi -q -d PERFORMANCE names it"
 CLASSIFIED_LINES = 400
 """Torchrun's report and the tracebacks of many ranks end in hundreds of lines."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -39,6 +42,8 @@ def run_trial(
     watch: Watch | None = None,
     to_screen: bool = False,
     preloaded: Preloaded | None = None,
+    sampled: bool = True,
+    nvml: Any = None,
 ) -> TrialResult:
     """Start fresh processes for this spec, wait for their end, judge them, and write result.json.
 
@@ -49,6 +54,8 @@ def run_trial(
         watch: called about twice a second; the string it returns ends the segment at the next step (outcome pruned).
         to_screen: leave the output on our stdout instead of log.txt.
         preloaded: parents that may fork this trial; None: it starts cold.
+        sampled: look at the machine meanwhile and write samples.csv; a simulation has nothing to see.
+        nvml: the pynvml module, or a fake of it.
 
     Raises:
         KeyboardInterrupt: after the tree is dead; no result is written.
@@ -58,10 +65,10 @@ def run_trial(
         directory.path.mkdir(parents=True, exist_ok=True)
         write_json(directory.spec, spec)
     of_ranks = (path for pattern in ("rank*.json", "steps*.txt") for path in directory.path.glob(pattern))
-    for stale in (directory.stop, directory.stop_at, *of_ranks):
+    for stale in (directory.stop, directory.stop_at, directory.samples, *of_ranks):
         stale.unlink(missing_ok=True)
     tag = uuid.uuid4().hex
-    shm, used, kills = list_shared_memory(), used_memory(spec.gpus), oom_kills()
+    shm, used, kills = list_shared_memory(), used_memory(spec.gpus, nvml), oom_kills()
     try:
         with writing(directory.shm_before):
             directory.shm_before.write_text(json.dumps(sorted(shm)), encoding="utf-8")
@@ -73,19 +80,15 @@ def run_trial(
         began = time.monotonic()
         start = preloaded.start(spec, directory, env, cold) if preloaded and log else None
         left_s = max(0.0, spec.deadlines.total_s - (time.monotonic() - began))  # a parent's imports are the trial's
-        with slowdowns(spec.gpus) as slowed, energy_counter(spec.gpus) as joules:
-            limited = replace(spec, deadlines=replace(spec.deadlines, total_s=left_s))
-            watcher, meter = Watcher(limited, directory, watch, slowed), Meter(joules)
-
-            def poll(elapsed_s: float) -> str | None:
-                meter.look()
-                return watcher(elapsed_s)
-
-            end = run_tree(start or cold, tag=tag, poll=poll, grace_s=spec.deadlines.grace_s)
+        limited = replace(spec, deadlines=replace(spec.deadlines, total_s=left_s))
+        watcher = Watcher(limited, directory, watch)
+        with sampling(spec.gpus, directory.samples, nvml) if sampled else nullcontext() as sampler:
+            begin = sampler.starting(start or cold) if sampler else start or cold
+            end = run_tree(begin, tag=tag, poll=watcher, grace_s=spec.deadlines.grace_s)
     finally:
         remove_private_folders(directory)
         remove_shared_memory(shm)
-        wait_until_free(used)
+        wait_until_free(used, nvml)
     records = []
     for rank in range(spec.n_ranks):
         with contextlib.suppress(FormatError):
@@ -96,12 +99,16 @@ def run_trial(
     judgement = classify(spec, records, end, tail, oom_killed=oom_kills() > kills)
     if judgement.outcome is Outcome.PRUNED:
         judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
-    if judgement.outcome is Outcome.OK and watcher.slowed_by:
-        judgement = Judgement(Outcome.UNSTABLE, f"{watcher.slowed_by} while it was measured", COOLER)
-    result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
-    result = replace(result, warm=start is not None and start.warm)
     first = next((r for r in records if r.rank == 0), None)
-    result = with_energy(result, first, meter.power_w(first) if first else None)
+    window = window_of(sampler.samples, first) if sampler and first else None
+    seen = power = None
+    if sampler and window:
+        seen, power = meanwhile(sampler.samples, window), power_of(sampler.samples, window)
+        write_samples(directory.samples, sampler.samples, window)
+    judgement = judged(judgement, seen)
+    result = build_result(spec, records, judgement, started_s=started_s, took_s=end.took_s, tail=tail[-LOG_TAIL_LINES:])
+    result = replace(result, warm=start is not None and start.warm, meanwhile=seen)
+    result = with_energy(result, first, power.watts if power else None)
     with writing(directory.result):
         write_json(directory.result, result)
     directory.shm_before.unlink(missing_ok=True)

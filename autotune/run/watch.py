@@ -41,20 +41,10 @@ class Watcher:
     A full training (role train) has no heartbeat and only the total deadline.
     """
 
-    def __init__(
-        self,
-        spec: TrialSpec,
-        directory: TrialDir,
-        watch: Watch | None,
-        slowed: Callable[[], str | None] = lambda: None,
-    ) -> None:
+    def __init__(self, spec: TrialSpec, directory: TrialDir, watch: Watch | None) -> None:
         self.spec = spec
         self.directory = directory
         self.watch = watch
-        self.slowed = slowed
-        """Says what lowers a GPU's clock just now (machine/nvml.slowdowns)."""
-        self.slowed_by: str | None = None
-        """The first that it said while the window was measured."""
         self.stop_reason: str | None = None
         self.log_bytes: int | None = None
         """Length of the log when a deadline was over: what follows is only the dying of the tree."""
@@ -68,8 +58,6 @@ class Watcher:
         self._next_watch_s = elapsed_s + WATCH_S
         for rank in self._ranks:
             rank.read(elapsed_s)
-        if self._ranks[0].phase == "measuring" and not self.slowed_by:
-            self.slowed_by = self.slowed()
         reason = self._over_memory() or self._late(elapsed_s)
         if reason:
             with contextlib.suppress(OSError):

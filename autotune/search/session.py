@@ -27,7 +27,7 @@ from autotune.contract import (
     interrupted,
     write_json,
 )
-from autotune.search import journal, racing
+from autotune.search import again, journal, racing
 from autotune.search.budget import PURPOSE_OF
 from autotune.search.job_time import EpochEnds, with_job
 from autotune.search.memory import MemoryModel
@@ -70,7 +70,7 @@ class Session:
         self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
-        self._run_trial = run_trial
+        self._run_trial = again.once_more(run_trial, self.notes.append)
         self._observers = observers
 
     @property

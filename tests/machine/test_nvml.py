@@ -2,16 +2,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pynvml
 import pytest
 
 from autotune.contract import Gpu
 from autotune.machine.nvml import (
     FREE_LIMIT_S,
-    energy_counter,
     read_driver,
     read_gpus,
-    slowdowns,
     used_memory,
     users,
     wait_until_free,
@@ -27,10 +24,9 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
-    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,), reasons=0, pids=()):
+    def __init__(self, *, fail="", lost=None, as_bytes=False, used=(0,), pids=()):
         self.fail, self.lost, self.as_bytes, self.open = fail, lost, as_bytes, 0
         self.used = list(used)
-        self.reasons = reasons
         self.pids = pids
 
     def __getattr__(self, name):
@@ -47,9 +43,7 @@ class FakeNvml:
                 "nvmlDeviceGetName": lambda i: text("NVIDIA H100 80GB HBM3"),
                 "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
                 "nvmlDeviceGetMemoryInfo": lambda i: SimpleNamespace(total=80 << 30, used=self._look()),
-                "nvmlDeviceGetCurrentClocksEventReasons": lambda i: self.reasons,
                 "nvmlDeviceGetComputeRunningProcesses": lambda i: [SimpleNamespace(pid=p) for p in self.pids if i == 1],
-                "nvmlDeviceGetTotalEnergyConsumption": lambda i: 1000 * (i + 1),
                 "nvmlSystemGetDriverVersion": lambda: text("580.1"),
             }
             return answers[name](*args)
@@ -117,54 +111,6 @@ def test_memory_that_does_not_come_back_is_told_and_not_waited_for_for_ever(capl
 def test_a_gpu_that_fell_off_the_bus_is_not_waited_for():
     assert wait_until_free({"0": 0}, FakeNvml(lost=0, used=[20 * GIB]), sleep=pytest.fail)
     assert wait_until_free({}, FakeNvml(used=[20 * GIB]), sleep=pytest.fail)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("nvmlClocksEventReasonGpuIdle", None),
-        ("nvmlClocksEventReasonApplicationsClocksSetting", None),
-        ("nvmlClocksEventReasonSwPowerCap", None),
-        ("nvmlClocksEventReasonHwThermalSlowdown", "GPU GPU-1 was slowed down by heat"),
-        ("nvmlClocksEventReasonSwThermalSlowdown", "GPU GPU-1 was slowed down by heat"),
-        ("nvmlClocksEventReasonHwPowerBrakeSlowdown", "GPU GPU-1 was slowed down by the power supply"),
-        ("nvmlClocksEventReasonHwSlowdown", "GPU GPU-1 was slowed down by its own protection (hardware slowdown)"),
-    ],
-)
-def test_what_lowers_the_clock(name, said):
-    nvml = FakeNvml(reasons=getattr(pynvml, name))
-    with slowdowns(("GPU-1",), nvml) as look:
-        assert (look(), look()) == (said, said)
-        assert nvml.open == 1
-    assert nvml.open == 0
-
-
-def test_without_an_answer_nothing_lowers_the_clock():
-    heat = pynvml.nvmlClocksEventReasonHwThermalSlowdown
-    for nvml in (FakeNvml(fail="nvmlInit"), FakeNvml(lost=0, reasons=heat)):
-        with slowdowns(("0",), nvml) as look:
-            assert look() is None
-    with slowdowns((), FakeNvml(reasons=heat)) as look:
-        assert look() is None
-
-
-def test_energy_of_all_gpus_together_in_joules():
-    nvml = FakeNvml()
-    assert callable(pynvml.nvmlDeviceGetTotalEnergyConsumption)
-    with energy_counter(("0", "GPU-1"), nvml) as joules:
-        assert (joules(), joules()) == (3.0, 3.0)
-        assert nvml.open == 1
-    assert nvml.open == 0
-
-
-@pytest.mark.parametrize("fail", ["nvmlInit", "nvmlDeviceGetTotalEnergyConsumption"])
-def test_a_gpu_that_does_not_count_has_no_energy(fail):
-    with energy_counter(("0", "1"), FakeNvml(fail=fail)) as joules:
-        assert joules() is None
-    with energy_counter(("0", "1"), FakeNvml(lost=1)) as joules:
-        assert joules() is None
-    with energy_counter((), FakeNvml()) as joules:
-        assert joules() is None
 
 
 def test_who_uses_a_gpu():

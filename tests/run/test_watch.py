@@ -164,19 +164,6 @@ def test_the_live_view_shows_the_phase(tmp_path: Path, text: str) -> None:
     assert t.seen[-1].phase == text[2:]
 
 
-def test_only_what_slows_the_measured_window_counts(tmp_path: Path) -> None:
-    t = Trial(tmp_path)
-    t.watcher.slowed = lambda: "hot"
-    t.steps(0, 3)
-    t.at(1.0)
-    assert t.watcher.slowed_by is None, "warm-up"
-    t.write(0, "1.0 0.0 0.1 8 0 1")
-    t.at(2.0)
-    t.watcher.slowed = lambda: None
-    t.at(3.0)
-    assert t.watcher.slowed_by == "hot"
-
-
 def test_ranks_that_are_equally_far_are_told_as_many(tmp_path: Path) -> None:
     t = Trial(tmp_path, n_ranks=2, deadlines=replace(LIMITS, total_s=9.0))
     t.steps(0, 8)
