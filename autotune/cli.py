@@ -12,6 +12,7 @@ import typer
 
 import autotune
 from autotune import interrupts
+from autotune.cli_training import Pairs, train, watch
 from autotune.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError
 
 app = typer.Typer(
@@ -22,9 +23,6 @@ app = typer.Typer(
     help="Find the configuration with which an Ultralytics YOLO training runs fastest on this machine, and prove it.",
 )
 _BEGAN: dict[str, float] = {}
-
-Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="YOLO's own arguments.")]
-
 
 MemLimit = Annotated[
     str | None,
@@ -184,22 +182,8 @@ def trial(
     return EXIT_OK if result.outcome.measured else EXIT_NO_TRIAL
 
 
-@app.command()
-def train(
-    run: Annotated[str, typer.Argument(help="A run folder, its best/ folder, or winner.json.")],
-    pairs: Pairs = None,
-    nnodes: Annotated[int, typer.Option(help="Machines that train together; the command runs on each.")] = 1,
-    node_rank: Annotated[int, typer.Option(help="This machine's number among them, from 0.")] = 0,
-    rdzv_endpoint: Annotated[str | None, typer.Option(help="host:port of machine 0, where they meet.")] = None,
-) -> int:
-    """Train the winner in full, with the settings that `yolo train` cannot express; key=value wins over the file."""
-    from autotune.rerun import nodes
-    from autotune.rerun import train as run_train
-    from autotune.space.yolo_args import parse_pairs
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    place = nodes(nnodes, node_rank, rdzv_endpoint)
-    return run_train(run, parse_pairs(pairs or [], full_training=True), place, say=functools.partial(print, flush=True))
+app.command()(train)
+app.command()(watch)
 
 
 @app.command()

@@ -137,8 +137,8 @@ def stale(training: Training, now: float) -> str | None:
     if since <= STALE * each:
         return None
     return (
-        f"no epoch has ended for {words.seconds(since)}, and they take {words.seconds(each)}: it has ended early, hangs, "
-        "or was stopped"
+        f"no epoch has ended for {words.seconds(since)}, and they take {words.seconds(each)}: it has ended early, "
+        "hangs, or was stopped"
     )
 
 
@@ -196,13 +196,12 @@ def _overrides(args: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str,
     return changed(args, said) | names
 
 
-def summary(training: Training, now: float) -> str:
+def summary(training: Training) -> str:
     """`epoch 12 of 100   61 s an epoch   1.5 h left`."""
     of = "" if training.n_epochs is None else f" of {training.n_epochs}"
     parts: Sequence[str | None] = (
         f"epoch {training.n_done}{of}",
         None if (each := epoch_s(training)) is None else f"{words.seconds(each)} an epoch",
         None if not (left := left_s(training)) else f"{words.seconds(left)} left",
-        stale(training, now),
     )
     return "   ".join(p for p in parts if p)
