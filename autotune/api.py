@@ -103,7 +103,7 @@ def tune(
     Args:
         gpus: how many (4), which ("0,2"), or "all"; None: one, or the CPU.
         ranks: on the CPU, with gloo; None: one.
-        force: measure on a GPU that another process uses.
+        force: measure on a GPU that another process uses, or on a machine that failed a check.
         budget: "90s", "30m", "2h", from the call to the report.
         space: name or file of a search space.
         objective: "job_time", "images_per_s" or "energy" (joules per image).

@@ -25,6 +25,7 @@ from autotune.contract import (
     write_json,
 )
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
+from autotune.fitness import refuse_if_unfit
 from autotune.folders import label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.job import Job, info_of, plan_of
@@ -68,6 +69,7 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
 def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> Job:
     """A new run folder; the device and the folder are ours until the stack ends."""
     question = understand(request, observers)
+    warnings = refuse_if_unfit(question)
     n_ranks = question.ctx.n_ranks
     budget = Budget(question.budget_s, started=question.began)
     budget.book("setup", budget.elapsed_s())
@@ -80,7 +82,7 @@ def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
     if sign:
         sign(folder)
     run_dir = RunDir(folder)
-    info = info_of(question, folder.name)
+    info = info_of(question, folder.name, warnings)
     write_json(run_dir.machine, question.machine)
     run_dir.space.write_text(dump_space(question.space), encoding="utf-8")
     write_json(run_dir.info, info)  # last: what has it can be resumed
@@ -96,6 +98,7 @@ def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
     past = resume.clear_up(run)
     question = understand(asked, observers)
     resume.check(question, run, past)
+    warnings = refuse_if_unfit(question)
     if not asked.dry_run:
         stack.enter_context(lock_devices(question.gpus))(run.run_dir.path)
         refuse_if_used(question.gpus, force=request.force)
@@ -103,7 +106,7 @@ def _go_on(request: Request, observers: Sequence[Observer], stack: contextlib.Ex
     for purpose, seconds in past.ledger_s.items():
         budget.book(purpose, seconds)
     budget.book("setup", budget.elapsed_s() - past.elapsed_s)
-    info = resume.continued(run.info, question, past)
+    info = resume.continued(run.info, question, past, warnings)
     write_json(run.run_dir.info, info)
     question = replace(question, segment=past.segment or question.segment, headline=f"resumed: {question.headline}")
     return Job(question=question, run_dir=run.run_dir, info=info, budget=budget, past=past)
@@ -115,7 +118,11 @@ def _answer(job: Job, observers: Sequence[Observer]) -> int:
     emit = partial(journal.emit, run_dir, observers)
     emit(
         RunStarted(
-            t_s=budget.elapsed_s(), headline=question.headline, folder=_shown(folder), budget_s=job.info.budget_s
+            t_s=budget.elapsed_s(),
+            headline=question.headline,
+            folder=_shown(folder),
+            budget_s=job.info.budget_s,
+            warnings=job.info.warnings,
         )
     )
     point_latest(question.out, folder)

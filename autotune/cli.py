@@ -38,7 +38,9 @@ def search(
         str | None, typer.Option(help="How many GPUs (4), which (0,2), or all. Without: one, or the CPU.")
     ] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks on the CPU (gloo); a GPU is a rank anyway.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure on a GPU that another process uses.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure even where a check fails, or another process uses the GPU.")
+    ] = False,
     budget: Annotated[str, typer.Option(help="90s, 30m, 2h, 1h30m: everything from Enter to report.")] = "30m",
     space: Annotated[str | None, typer.Option(help="Name or file of a search space; see `autotune spaces`.")] = None,
     objective: Annotated[str, typer.Option(help="job_time, images_per_s or energy (J per image).")] = "job_time",
@@ -210,18 +212,15 @@ def doctor(
     gpus: Annotated[str | None, typer.Option(help="As in search.")] = None,
     ranks: Annotated[int | None, typer.Option(help="How many ranks the job would have; without: one a GPU.")] = None,
     gpu_mem: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 24GiB, for another machine.")] = None,
+    nnodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
-    """Examine this machine and this job: verdicts, the figures behind them, remedies. Exit code 3 when one fails."""
-    import json
-
-    from autotune import doctor as room
-    from autotune.errors import EXIT_ENVIRONMENT
+    """Examine this machine, and the job key=value names: verdicts, figures, remedies. Exit code 3 when one fails."""
+    from autotune.doctor import run_verb
     from autotune.question import Request
 
-    findings = room.doctor(Request(pairs=pairs or (), gpus=gpus), ranks=ranks, gpu_mem=gpu_mem)
-    print(json.dumps(room.as_json(findings), indent=1) if as_json else "\n".join(room.as_lines(findings)))
-    return EXIT_ENVIRONMENT if any(f.verdict == "fail" for f in findings.values()) else EXIT_OK
+    asked = {"ranks": ranks, "gpu_mem": gpu_mem, "nnodes": nnodes}
+    return run_verb(Request(pairs=pairs or (), gpus=gpus), as_json=as_json, say=print, **asked)
 
 
 @app.command()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from autotune.contract import Observer, Outcome, RankRecord, Sizes, TrialDir, TrialSpec, read_json
-from autotune.errors import InputError, MachineError
+from autotune.contract import Machine, Observer, Outcome, RankRecord, Sizes, TrialDir, TrialSpec, read_json
+from autotune.diagnosis import as_json, as_lines
+from autotune.errors import EXIT_ENVIRONMENT, EXIT_OK, InputError, MachineError
+from autotune.fitness import plan_of
 from autotune.machine.checks import examine
-from autotune.machine.finding import Finding, Subject, Weighed
+from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
+from autotune.machine.finding import Finding, Plan, Subject, Weighed
+from autotune.machine.host import Host
 from autotune.machine.memory import parse_size
 from autotune.question import Question, Request, understand
 from autotune.run.dataset import DatasetView
@@ -21,26 +27,80 @@ N_IMAGES: Final = 16
 """Of the user's dataset, for the one batch that is looked at; a mosaic is made of four."""
 
 
-def doctor(
-    request: Request, *, ranks: int | None = None, gpu_mem: str | None = None, observers: Sequence[Observer] = ()
-) -> dict[str, Finding]:
-    """Examine a job on this machine, or on one that is described.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What the doctor was shown, and what it says."""
+
+    machine: Machine
+    plan: Plan
+    job: str
+    """What it was examined for, in words."""
+    findings: dict[str, Finding]
+
+    @property
+    def lines(self) -> list[str]:
+        """For the screen."""
+        return as_lines(self.machine, self.plan, self.job, self.findings)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """For machines."""
+        return as_json(self.machine, self.findings)
+
+    @property
+    def failed(self) -> bool:
+        """One check says that it cannot work."""
+        return any(f.verdict == "fail" for f in self.findings.values())
+
+
+def run_verb(request: Request, *, as_json: bool, say: Callable[[str], None], **asked: Any) -> int:
+    """`autotune doctor`: returns the exit code.
 
     Args:
-        request: the job, as `search` would get it; nothing is searched.
+        request: as in `doctor`.
+        as_json: for machines.
+        say: gets the answer.
+        asked: the other arguments of `doctor`.
+    """
+    found = doctor(request, **asked)
+    say(json.dumps(found.json, indent=1) if as_json else "\n".join(found.lines))
+    return EXIT_ENVIRONMENT if found.failed else EXIT_OK
+
+
+def doctor(
+    request: Request,
+    *,
+    ranks: int | None = None,
+    gpu_mem: str | None = None,
+    nnodes: int = 1,
+    host: Host | None = None,
+    observers: Sequence[Observer] = (),
+) -> Examination:
+    """Examine this machine; with a job also whether it fits it, or one that is described.
+
+    Args:
+        request: the job, as `search` would get it; nothing is searched. Without key=value: the machine alone.
         ranks: how many ranks it would have; None: one a GPU of the request.
         gpu_mem: memory of each of its GPUs, such as `24GiB`; None: of this machine's, or its RAM where it has none.
+        nnodes: machines that train together.
+        host: a fake in tests; None: this machine.
         observers: told when the demo set has to be drawn.
-
-    Returns:
-        Name of a check -> what it found.
 
     Raises:
         AutotuneError: wrong input, or the job cannot be built here.
     """
+    host = host or Host()
     mem_bytes = None if gpu_mem is None else parse_size(gpu_mem, "--gpu-mem")
-    if ranks is not None and ranks < 1:
-        raise InputError(f"--ranks {ranks} would train nothing", "give 1 or more")
+    for flag, given in (("--ranks", ranks), ("--nnodes", nnodes)):
+        if given is not None and given < 1:
+            raise InputError(f"{flag} {given} would train nothing", "give 1 or more")
+    if not request.pairs and ranks is None and gpu_mem is None:
+        machine = read_machine(host)
+        every = "all" if visible(machine, host.env) else None
+        _, gpus = resolve_gpus(request.gpus or every, None, machine, host.env)
+        plan = Plan(gpus=gpus, n_ranks=max(1, len(gpus)), n_nodes=nnodes)
+        job = "YOLO's own defaults; data= and model= name a job of yours"
+        return _examined(Subject(machine=machine, host=host, plan=plan), job)
     question = understand(request, observers)
     n = ranks or max(1, len(question.gpus))
     batch = int(question.ctx.train_args["batch"])
@@ -61,7 +121,14 @@ def doctor(
         half=(question.ctx.device == "cuda" or mem_bytes is not None) and args.get("amp", True) not in (False, "fp32"),
         sizes=sizes,
     )
-    return examine(Subject(machine=question.machine, weighed=weighed))
+    plan = replace(plan_of(question, n), n_nodes=nnodes)
+    job = f"{weighed.title}, batch {batch}, on {describe(question.machine, question.gpus)}, {n} rank{'s' * (n > 1)}"
+    return _examined(Subject(machine=question.machine, host=host, plan=plan, weighed=weighed), job)
+
+
+def _examined(subject: Subject, job: str) -> Examination:
+    findings = examine(subject, reads=True)
+    return Examination(machine=subject.machine, plan=subject.plan, job=job, findings=findings)
 
 
 def weigh(question: Question, folder: Path) -> Sizes:
@@ -113,23 +180,3 @@ def _memory(question: Question, n_ranks: int) -> tuple[int, str]:
         return least.mem_bytes, least.name
     share = f", shared by {n_ranks} ranks" if n_ranks > 1 else ""
     return question.machine.ram_bytes // n_ranks, f"this machine's RAM{share}; --gpu-mem 24GiB asks about a GPU"
-
-
-def as_lines(findings: Mapping[str, Finding]) -> list[str]:
-    """For the screen."""
-    lines = []
-    for name, finding in findings.items():
-        lines.append(f"{finding.verdict:4}  {name}: {finding.says}")
-        lines += [f"      {sentence}" for sentence in finding.evidence]
-        lines += [f"      remedy: {finding.remedy}"] if finding.remedy else []
-    return lines
-
-
-def as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
-    """For machines (PRODUCT B6)."""
-    return {
-        "checks": [
-            {"name": name, "verdict": f.verdict, "evidence": "; ".join((f.says, *f.evidence)), "remedy": f.remedy}
-            for name, f in findings.items()
-        ]
-    }

@@ -40,8 +40,8 @@ class Job:
     past: Past | None = None
 
 
-def info_of(question: Question, name: str) -> RunInfo:
-    """What run.json says of a search that begins now; `name` is its folder's."""
+def info_of(question: Question, name: str, warnings: tuple[str, ...] = ()) -> RunInfo:
+    """What run.json says of a search that begins now; `name` is its folder's, `warnings` the checks'."""
     request = question.request
     return RunInfo(
         name=name,
@@ -70,6 +70,7 @@ def info_of(question: Question, name: str) -> RunInfo:
         data_folders=question.dataset.folders if question.dataset else (),
         datasets_dir=question.dataset.datasets_dir if question.dataset else None,
         git=git_state(),
+        warnings=warnings,
     )
 
 

@@ -18,7 +18,9 @@ from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSetti
 from autotune.errors import InputError
 from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
+from autotune.machine.host import Host
 from autotune.machine.memory import MemoryLimit, memory_limit
+from autotune.machine.mounts import mount_of
 from autotune.machine.nccl import nccl_files, nccl_set
 from autotune.run.dataset import DatasetInfo, inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
@@ -62,7 +64,7 @@ class Request:
     ranks: int | None = None
     """On the CPU."""
     force: bool = False
-    """Measure on a GPU that somebody else uses."""
+    """Measure on a GPU that somebody else uses, or on a machine that failed a check."""
     budget: str = "30m"
     space: str | None = None
     objective: str = "job_time"
@@ -176,6 +178,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
                 observer(PhaseStarted(t_s=time.monotonic() - began, phase="setup", note="drawing the demo set, once"))
         dataset = inspect_dataset(str(demo_dataset()) if demo else str(user["data"]), task)
     job["data"] = dataset.data if dataset else "demo"
+    machine = replace(machine, data=mount_of(Host(), str(dataset.root))) if dataset else machine
     if (weights := Path(str(job.get("pretrained")))).is_file():
         job["pretrained"] = str(weights.resolve())  # a trial, and launch.sh, start in another folder
     ctx = Context(

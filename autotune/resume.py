@@ -168,12 +168,13 @@ def _check_domain(question: Question, run: Earlier, past: Past) -> None:
         raise InputError("the space differs: your settings give another baseline in it now", _HINT)
 
 
-def continued(info: RunInfo, question: Question, past: Past) -> RunInfo:
-    """run.json of the run from now on: the same question, more time."""
+def continued(info: RunInfo, question: Question, past: Past, warnings: tuple[str, ...]) -> RunInfo:
+    """run.json of the run from now on: the same question, more time; what the machine was warned of then and now."""
     return replace(
         info,
         budget_s=past.elapsed_s + question.budget_s,
         resumed=(*info.resumed, question.request.command),
         train_args=question.job,
         gpus=question.gpus,
+        warnings=tuple(dict.fromkeys((*info.warnings, *warnings))),
     )

@@ -19,6 +19,8 @@ class RunStarted:
     headline: str
     folder: str
     budget_s: float
+    warnings: tuple[str, ...] = ()
+    """What the checks of the machine warned of."""
     kind: Literal["run_started"] = "run_started"
 
 

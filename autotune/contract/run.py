@@ -247,6 +247,8 @@ class RunInfo:
     datasets_dir: str | None = None
     """What a relative `path:` of the dataset's YAML starts from; None: it is absolute, or not given."""
     git: str | None = None
+    warnings: tuple[str, ...] = ()
+    """What the checks of the machine warned of when the search began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

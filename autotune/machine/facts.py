@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -11,41 +10,55 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from autotune import __version__
 from autotune.contract import Gpu, Machine
 from autotune.errors import InputError
-from autotune.machine.limits import cgroup_cores, cgroup_memory_bytes
+from autotune.machine.container import container_of
+from autotune.machine.environment import speed_environment
+from autotune.machine.host import RLIMITS, Host
+from autotune.machine.limits import cgroup_cores, cgroup_memory_bytes, meminfo
+from autotune.machine.memory import spell_size
+from autotune.machine.mounts import mount_of
 from autotune.machine.nvml import read_driver, read_gpus
+from autotune.machine.versions import BUNDLED, read_versions
 
-DISTRIBUTIONS = ("torch", "torchvision", "ultralytics", "optuna", "numpy", "opencv-python", "pandas", "plotly")
 
-
-def read_machine(root: Path = Path("/")) -> Machine:
+def read_machine(host: Host | None = None, data: str | None = None) -> Machine:
     """Facts of this machine as this process may use it; never raises.
 
     Args:
-        root: of the file system, for tests.
+        host: a fake in tests; None: this machine.
+        data: the folder with the images, absolute; None: no dataset is meant.
     """
-    quota = cgroup_cores(root)
-    n_cores = len(os.sched_getaffinity(0))
-    n_cores = max(1, min(n_cores, int(quota))) if quota is not None else n_cores
-    ram_bytes = min(psutil.virtual_memory().total, cgroup_memory_bytes(root) or 2**62)
-    gpus, driver, cpu, versions = read_gpus(), read_driver(), _cpu_name(root), _versions()
+    host = host or Host()
+    quota, limit = cgroup_cores(host.root), cgroup_memory_bytes(host.root)
+    affinity = host.n_affinity()
+    n_cores = max(1, min(affinity, int(quota))) if quota is not None else affinity
+    ram_host_bytes = meminfo(host).get("MemTotal") or psutil.virtual_memory().total
+    ram_bytes = min(ram_host_bytes, limit or 2**62)
+    gpus, driver, cpu, versions = read_gpus(host.nvml), read_driver(host.nvml), _cpu_name(host), read_versions(host)
+    shm = host.space("/dev/shm")
     return Machine(
         hostname=socket.gethostname(),
         cpu=cpu,
         n_cores=n_cores,
-        n_cores_host=os.cpu_count() or n_cores,
+        n_cores_host=host.n_cpus(),
         ram_bytes=ram_bytes,
-        shm_bytes=_shm_bytes(root),
+        shm_bytes=shm.total_bytes if shm else None,
         gpus=gpus,
         driver=driver,
         versions=versions,
+        n_cores_affinity=affinity,
+        cgroup_cores=quota,
+        ram_host_bytes=ram_host_bytes,
+        cgroup_mem_bytes=limit,
+        rlimits={name: host.rlimit(name) for name in RLIMITS},
+        container=container_of(host),
+        env=speed_environment(host.env),
+        data=mount_of(host, data) if data else None,
         fingerprint=fingerprint(gpus, cpu, n_cores, ram_bytes, driver, versions),
     )
 
@@ -67,6 +80,8 @@ def differences(then: Machine, now: Machine) -> str:
 def changes(then: Machine, now: Machine) -> tuple[str, ...]:
     """Everything that may matter and is another, in words: `torch 2.14.0, now 2.15.0`; the fingerprint's facts first.
 
+    What an older record does not hold (CUDA's version, /dev/shm, the dataset's file system) is no change.
+
     Args:
         then: an earlier record.
         now: from read_machine.
@@ -77,9 +92,22 @@ def changes(then: Machine, now: Machine) -> tuple[str, ...]:
         shown = _memories if describe(then) == describe(now) else describe
         said.append(f"GPUs: {shown(then)}, now {shown(now)}")
     said += [f"{_WORDS.get(name, name)} {_said(a[name])}, now {_said(b[name])}" for name in a if a[name] != b[name]]
-    others = sorted((then.versions.keys() | now.versions.keys()) - a.keys())
     was, are = then.versions, now.versions
+    bundled = [n for n in BUNDLED if n in was and n in are and was[n] != are[n]]
+    said += [f"{_WORDS[n]} {was[n]}, now {are[n]}" for n in bundled]
+    others = sorted((was.keys() | are.keys()) - a.keys() - set(BUNDLED))
     said += [f"{n} {_said(was.get(n))}, now {_said(are.get(n))}" for n in others if was.get(n) != are.get(n)]
+    if then.n_cores_affinity is not None and then.cgroup_cores != now.cgroup_cores:  # else it was not recorded
+        said.append(f"CPU quota {_said(then.cgroup_cores)}, now {_said(now.cgroup_cores)} cores")
+    for name, before, after in (
+        ("memory limit", then.cgroup_mem_bytes, now.cgroup_mem_bytes),
+        ("/dev/shm", then.shm_bytes, now.shm_bytes),
+    ):
+        recorded = then.ram_host_bytes is not None if name == "memory limit" else None not in (before, after)
+        if recorded and before != after:
+            said.append(f"{name} {_size(before)}, now {_size(after)}")
+    if then.data and now.data and then.data.kind != now.data.kind:
+        said.append(f"file system of the dataset {then.data.kind}, now {now.data.kind}")
     if then.n_cores_host != now.n_cores_host:
         said.append(f"cores of the host {then.n_cores_host}, now {now.n_cores_host}")
     if then.hostname != now.hostname:
@@ -87,11 +115,15 @@ def changes(then: Machine, now: Machine) -> tuple[str, ...]:
     return tuple(said)
 
 
-_WORDS = {"cores": "usable cores", "driver": "NVIDIA driver"}
+_WORDS = {"cores": "usable cores", "driver": "NVIDIA driver", "cuda": "CUDA", "cudnn": "cuDNN", "nccl": "NCCL"}
 
 
 def _said(value: Any) -> str:
     return "none" if value is None else str(value)
+
+
+def _size(n_bytes: int | None) -> str:
+    return "none" if n_bytes is None else spell_size(n_bytes)
 
 
 def _memories(machine: Machine) -> str:
@@ -216,28 +248,6 @@ def _gpu_name(name: str) -> str:
     return re.sub(r"(\d+GB).*", r"\1", name)
 
 
-def _cpu_name(root: Path) -> str:
-    try:
-        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+def _cpu_name(host: Host) -> str:
+    match = re.search(r"^model name\s*:\s*(.+)$", host.read("proc/cpuinfo") or "", re.MULTILINE)
     return match[1].strip() if match else platform.processor() or platform.machine()  # ARM names no model
-
-
-def _shm_bytes(root: Path) -> int | None:
-    try:
-        stat = os.statvfs(root / "dev/shm")
-    except OSError:
-        return None
-    return stat.f_frsize * stat.f_blocks
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "autotune": __version__}
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -48,6 +48,8 @@ class Plan:
     n_images: int | None = None
     image_bytes: int | None = None
     """Of all the dataset's image files together."""
+    image_hw: tuple[int, int] | None = None
+    """Median height and width of the images as stored."""
     data: str | None = None
     """The folder with the images."""
     out: str = "."

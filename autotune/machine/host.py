@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
+import math
 import os
 import resource
 import shutil
@@ -17,6 +19,10 @@ RLIMITS: Final = {
     "stack": resource.RLIMIT_STACK,
     "nproc": resource.RLIMIT_NPROC,
 }
+
+
+CLOCK_UNSET: Final = 5
+"""TIME_ERROR of adjtimex(2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,18 @@ class Host:
     def which(self, command: str) -> str | None:
         """Where a command is on the PATH."""
         return shutil.which(command)
+
+    def clock_error_s(self) -> float | None:
+        """The kernel's own bound on the error of its clock, inf when nothing sets it; None: it does not say."""
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            state = (ctypes.c_long * 64)()  # struct timex: modes, offset, freq, maxerror (us), ...; modes 0 only reads
+            said = libc.adjtimex(state)
+        except (OSError, AttributeError):
+            return None
+        if said < 0:
+            return None
+        return math.inf if said == CLOCK_UNSET else state[3] / 1e6
 
     def version(self, distribution: str) -> str | None:
         """Of an installed distribution; None: not installed."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from autotune.machine.host import Host
 
 
 def cgroup_cores(root: Path = Path("/")) -> float | None:
@@ -34,6 +37,59 @@ def cgroup_memory_bytes(root: Path = Path("/")) -> int | None:
         if text.isdecimal() and int(text) < 2**60:
             limits.append(int(text))
     return min(limits, default=None)
+
+
+def cgroup_memory_left_bytes(root: Path = Path("/")) -> int | None:
+    """What the tightest of our groups still gives: its limit less what is used and cannot be dropped; None: no limit.
+
+    Files in the page cache count as used but go when memory is needed; shared memory counts as a file and stays.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    left = []
+    for folder in _folders(root, "memory"):
+        limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+        used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+        if limit.isdecimal() and int(limit) < 2**60 and used.isdecimal():
+            stat = _pairs(_read(folder / "memory.stat"))
+            files = stat.get("file", stat.get("total_cache", 0)) - stat.get("shmem", stat.get("total_shmem", 0))
+            left.append(int(limit) - int(used) + max(files, 0))
+    return max(0, min(left)) if left else None
+
+
+def cgroup_pids_left(root: Path = Path("/")) -> int | None:
+    """How many processes and threads our groups still allow; None: no limit.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    left = []
+    for folder in _folders(root, "pids"):
+        most, now = _read(folder / "pids.max"), _read(folder / "pids.current")
+        if most.isdecimal() and now.isdecimal():
+            left.append(int(most) - int(now))
+    return min(left, default=None)
+
+
+def throttled_frac(root: Path = Path("/")) -> float | None:
+    """Share of the scheduler's periods so far in which our group had used up its quota; None: it has none.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    shares = []
+    for folder in _folders(root, "cpu"):
+        stat = _pairs(_read(folder / "cpu.stat"))
+        if stat.get("nr_periods"):
+            shares.append(stat.get("nr_throttled", 0) / stat["nr_periods"])
+    return max(shares, default=None)
+
+
+def meminfo(host: Host) -> dict[str, int]:
+    """/proc/meminfo in bytes: MemTotal, MemAvailable, SwapTotal, ...; empty where it cannot be read."""
+    rows = re.findall(r"^(\w+):\s+(\d+) kB$", host.read("proc/meminfo") or "", re.MULTILINE)
+    return {name: int(kib) * 1024 for name, kib in rows}
 
 
 def oom_kills(root: Path = Path("/")) -> int:
@@ -75,6 +131,12 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         folder = base / path.lstrip("/")
         yield folder  # not there when the container sees its own group as the root: then the parents are
         yield from (p for p in folder.parents if p == base or base in p.parents)
+
+
+def _pairs(text: str) -> dict[str, int]:
+    """`name number` lines."""
+    rows = (line.split() for line in text.splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}
 
 
 def _read(path: Path) -> str:

@@ -131,6 +131,7 @@ def environment(run: RunData) -> Card:
         ("machine", "memory", f"{words.size(m.ram_bytes)}, shared {words.size(m.shm_bytes)}"),
         *(("machine", f"gpu {g.index}", f"{g.name}, {words.size(g.mem_bytes)}, {g.uuid}") for g in m.gpus),
         *([("machine", "driver", m.driver)] if m.driver else []),
+        *(("machine", "warning", warning) for warning in info.warnings),
         ("machine", "fingerprint", m.fingerprint or words.DASH),
         *(("versions", name, version) for name, version in {**m.versions, **info.versions}.items()),
         *([("versions", "autotune's git", info.git)] if info.git else []),

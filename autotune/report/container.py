@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from autotune.contract import Machine, RunInfo, Winner
+from autotune.machine.shared_memory import MARGIN, TRAIN_PREFETCH, image_bytes, train_bytes, val_bytes
 from autotune.report.shell import one_line, through_autotune
 from autotune.space.yolo_args import yolo_defaults
 
 PATHS: Final = ("data", "model", "pretrained")
 """Arguments that may name a file or a folder of the user's."""
-TRAIN_PREFETCH: Final = 4
-VAL_PREFETCH: Final = 2
-"""Batches that Ultralytics lets a loader worker prepare ahead (data/build.py of 8.4.190)."""
-MARGIN: Final = 1.2
-"""Of /dev/shm over the formula (KNOBS 4, check 16): masks and boxes, and NCCL's own buffers."""
+NO_DISTRIBUTIONS: Final = ("python", "autotune", "cuda", "cudnn", "nccl")
+"""Names in RunInfo.versions that no package index has."""
 FORKSERVER: Final = (3, 14)
 """From this Python on loader workers are not forked, and cache=ram goes to /dev/shm if twice its size is free there."""
 RESULTS: Final = "/runs"
@@ -101,8 +99,9 @@ def shared_memory_bytes(winner: Winner, info: RunInfo, machine: Machine | None) 
     prefetch = int(winner.patches.get("prefetch_factor") or TRAIN_PREFETCH)
     asked = winner.patches.get("val_workers")
     val_workers = min(2 * workers if asked is None else int(asked), most) if args["val"] else 0
-    image = (4 if winner.task == "classify" else 1) * 3 * int(args["imgsz"]) ** 2  # classify hands over 32 bit floats
-    rank = batch * image * (workers * prefetch + val_workers * VAL_PREFETCH * 2)
+    image = image_bytes(int(args["imgsz"]), 4 if winner.task == "classify" else 1)  # classify hands over 32 bit floats
+    rank = train_bytes(workers=workers, batch_per_gpu=batch, image_bytes=image, prefetch=prefetch)
+    rank += val_bytes(workers=val_workers, batch_per_gpu=batch, image_bytes=image)
     if args["cache"] in (True, "ram") and tuple(map(int, re.findall(r"\d+", _python(info))[:2])) >= FORKSERVER:
         rank += 2 * (info.n_images or 0) * image
     return max(1, math.ceil(MARGIN * n_ranks * rank / 2**30)) << 30
@@ -115,7 +114,7 @@ def constraints_txt(info: RunInfo) -> str:
     the line also allows the one with it, where pip is shown an index that has it. The CUDA libraries are then left to
     torch, which names them exactly: those of a wheel for another CUDA have other versions.
     """
-    named = info.distributions or {k: v for k, v in info.versions.items() if k not in ("python", "autotune")}
+    named = info.distributions or {k: v for k, v in info.versions.items() if k not in NO_DISTRIBUTIONS}
     if "+" in named.get("torch", ""):
         named = {
             k: v for k, v in named.items() if k == "nvidia-ml-py" or not k.startswith(("nvidia-", "cuda-", "triton"))

@@ -38,6 +38,12 @@ def say_end(console: Console, event: RunEnded) -> None:
         say(console, f"  {command}")
 
 
+def say_warnings(console: Console, event: RunStarted) -> None:
+    """What of this machine costs speed or trust, a line each."""
+    for warning in event.warnings:
+        say(console, f"warning: {warning}")
+
+
 def is_trouble(result: TrialResult) -> bool:
     """True where the user must act; other failures are what a search is for; probes and ablations may fail."""
     if result.role in ("probe", "ablation"):
@@ -119,6 +125,7 @@ class LineView:
         match event:
             case RunStarted():
                 say(self._console, event.headline)
+                say_warnings(self._console, event)
                 say(self._console, f"{at} results in {event.folder}")
             case PhaseStarted() if event.note:
                 say(self._console, f"{at} {event.phase}: {event.note}")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from autotune.contract import Event, Outcome, RunEnded, RunStarted, TrialEnded, TrialResult
 from autotune.report import words
-from autotune.report.lines import is_trouble, say, say_end, say_trouble, trial_line
+from autotune.report.lines import is_trouble, say, say_end, say_trouble, say_warnings, trial_line
 from autotune.report.progress import State
 
 REDRAW_PER_S = 2
@@ -51,6 +51,7 @@ class LiveView:
             self._heard_at = self._clock()
         if isinstance(event, RunStarted):
             say(self._console, event.headline)
+            say_warnings(self._console, event)
             self._live = Live(
                 console=self._console,
                 get_renderable=self.render,

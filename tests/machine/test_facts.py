@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
-from autotune.contract import Gpu, Machine, from_dict, to_dict
+from autotune.contract import Gpu, Machine, Mount, from_dict, to_dict
 from autotune.errors import InputError
 from autotune.machine.facts import changes, describe, fingerprint, read_machine, resolve_gpus
+from autotune.machine.host import Host
+from tests.machine.fakes import LIMITS, fabricate
 
 
 def _machine(n_gpus, name="NVIDIA H100 80GB HBM3"):
@@ -36,15 +42,56 @@ def test_limits_of_a_container_count(tmp_path):
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    machine = read_machine(tmp_path)
+    machine = read_machine(Host(root=tmp_path))
     assert (machine.n_cores, machine.ram_bytes, machine.cpu) == (1, 1 << 30, "Fast CPU @ 3 GHz")
     assert machine.shm_bytes is None
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000")
-    assert read_machine(tmp_path).n_cores == 1  # half a core is still one
+    assert read_machine(Host(root=tmp_path)).n_cores == 1  # half a core is still one
 
 
 def test_an_empty_root_does_not_raise(tmp_path):
-    assert read_machine(tmp_path).n_cores >= 1
+    assert read_machine(Host(root=tmp_path)).n_cores >= 1
+
+
+def test_all_facts_come_from_the_root(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/",
+        "sys/fs/cgroup/cpu.max": "600000 100000",
+        "sys/fs/cgroup/memory.max": str(32 << 30),
+        ".dockerenv": "",
+        importlib.util.find_spec("torch").origin.replace("__init__.py", "version.py").lstrip("/"): (
+            "from typing import Optional\n__version__ = '2.15.0+cu132'\ncuda: Optional[str] = '13.2'\nhip = None\n"
+        ),
+    }
+    host = fabricate(tmp_path, files, affinity=8, env={"NCCL_DEBUG": "INFO", "HOME": "/root"})
+    machine = read_machine(host, data="/data")
+    assert (machine.n_cores, machine.n_cores_affinity, machine.n_cores_host, machine.cgroup_cores) == (6, 8, 16, 6.0)
+    assert (machine.ram_bytes, machine.ram_host_bytes, machine.cgroup_mem_bytes) == (32 << 30, 128 << 30, 32 << 30)
+    assert (machine.shm_bytes, machine.container, machine.env) == (64 << 30, "docker", {"NCCL_DEBUG": "INFO"})
+    assert machine.rlimits == LIMITS
+    assert (machine.data.kind, machine.data.rotational, machine.data.network) == ("ext4", False, False)
+    assert {name: machine.versions[name] for name in ("torch", "cuda", "cudnn", "nccl")} == {
+        "torch": "2.15.0",
+        "cuda": "13.2",
+        "cudnn": "9.26.0.51",
+        "nccl": "2.30.7",
+    }
+    assert from_dict(Machine, to_dict(machine)) == machine
+    assert read_machine(host).data is None
+
+
+def test_a_wheel_for_cpus_has_no_cuda(tmp_path):
+    name = importlib.util.find_spec("torch").origin.replace("__init__.py", "version.py").lstrip("/")
+    machine = read_machine(
+        fabricate(tmp_path, {name: "cuda: Optional[str] = None\n"}, distributions={"torch": "2.15.0"})
+    )
+    assert machine.versions.keys() == {"python", "autotune", "torch"}
+
+
+def test_this_machine_agrees_with_torch_itself():
+    code = "import json, torch; print(json.dumps(torch.version.cuda))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert read_machine().versions.get("cuda") == json.loads(done.stdout)
 
 
 def test_fingerprint_tells_what_matters():
@@ -139,6 +186,43 @@ def test_gpus_that_cannot_be_had(n_gpus, flag, device, env, message):
     with pytest.raises(InputError) as e:
         resolve_gpus(flag, device, _machine(n_gpus), env)
     assert message in e.value.message
+
+
+def test_new_facts_do_not_touch_the_fingerprint(tmp_path):
+    host = fabricate(tmp_path)
+    other = fabricate(tmp_path, {".dockerenv": ""}, env={"NCCL_DEBUG": "INFO"}, limits=dict.fromkeys(LIMITS))
+    there, here = read_machine(host), read_machine(other, data="/data")
+    assert there != here
+    assert there.fingerprint == here.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"cgroup_cores": 4.0}, "CPU quota none, now 4.0 cores"),
+        ({"cgroup_mem_bytes": 8 << 30}, "memory limit none, now 8.0 GiB"),
+        ({"shm_bytes": 64 << 20}, "/dev/shm 64.0 GiB, now 64 MiB"),
+        ({"versions": {"cuda": "12.6", "nccl": "2.30.7"}}, "CUDA 13.2, now 12.6"),
+        ({"versions": {"cuda": "13.2", "nccl": "2.31.0"}}, "NCCL 2.30.7, now 2.31.0"),
+        (
+            {"data": Mount(path="/d", point="/d", kind="nfs4", network=True)},
+            "file system of the dataset ext4, now nfs4",
+        ),
+    ],
+)
+def test_new_facts_that_changed_are_named_and_those_never_recorded_are_not(facts, said):
+    then = replace(
+        _machine(0),
+        shm_bytes=64 << 30,
+        versions={"cuda": "13.2", "nccl": "2.30.7"},
+        n_cores_affinity=4,
+        ram_host_bytes=1 << 30,
+        data=Mount(path="/d", point="/", kind="ext4"),
+    )
+    now = replace(then, **facts)
+    assert changes(then, now) == (said,)
+    before = replace(then, shm_bytes=None, versions={}, n_cores_affinity=None, ram_host_bytes=None, data=None)
+    assert changes(before, now) == ()
 
 
 def test_what_changed_between_two_machines_in_words() -> None:

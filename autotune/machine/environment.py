@@ -1,0 +1,24 @@
+"""Which environment variables of the user's can change a training's speed?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+SPEED: Final = re.compile(
+    r"(NCCL|TORCH|TORCHINDUCTOR|TORCHDYNAMO|TRITON|PYTORCH|CUDA|CUDNN|CUBLAS|NVIDIA|OMP|MKL|KMP|GOMP|OPENBLAS|ONEDNN|DNNL|ATEN|MALLOC)_\w+"
+    r"|LD_PRELOAD|LD_LIBRARY_PATH|PYTHONMALLOC|PYTHONDEVMODE|YOLO_AUTOINSTALL|YOLO_OFFLINE"
+)
+SECRET: Final = re.compile(r"TOKEN|KEY|PASSW|SECRET|CREDENTIAL", re.IGNORECASE)
+
+
+def speed_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Variable -> value, sorted: what machine.json keeps and `autotune doctor` looks at.
+
+    It is pasted into issues and goes with receipts: a variable whose name sounds like a secret is left out, and the
+    home folder, which names the user, is written as `~`.
+    """
+    home = env.get("HOME", "").rstrip("/")
+    kept = {k: v for k, v in env.items() if v and SPEED.fullmatch(k) and not SECRET.search(k)}
+    return {k: re.sub(rf"{re.escape(home)}(?=/|:|$)", "~", v) if home else v for k, v in sorted(kept.items())}
