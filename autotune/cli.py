@@ -213,14 +213,19 @@ def doctor(
     ranks: Annotated[int | None, typer.Option(help="How many ranks the job would have; without: one a GPU.")] = None,
     gpu_mem: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 24GiB, for another machine.")] = None,
     nnodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
+    measure: Annotated[bool, typer.Option("--measure", help="Short runs: what would mending it bring?")] = False,
+    budget: Annotated[str, typer.Option(help="Of --measure: 90s, 5m, ...")] = "5m",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Examine this machine, and the job key=value names: verdicts, figures, remedies. Exit code 3 when one fails."""
-    from autotune.doctor import run_verb
+    from autotune import doctor as room
     from autotune.question import Request
 
+    run_verb = room.run_verb
+    if measure:
+        from autotune.prices import run_verb
     asked = {"ranks": ranks, "gpu_mem": gpu_mem, "nnodes": nnodes}
-    return run_verb(Request(pairs=pairs or (), gpus=gpus), as_json=as_json, say=print, **asked)
+    return run_verb(Request(pairs=pairs or (), gpus=gpus, budget=budget), as_json=as_json, say=print, **asked)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What of this job, or around it, may cost speed, and how would the job run without it? For `autotune doctor --measure`.
+"""What of this job, or around it, may cost speed, and how would the job run without it? For `doctor --measure`.
 
 Each suspect is a change of one thing; prices.py runs the job with and without it. Nothing here measures.
 """
@@ -48,7 +48,7 @@ class Suspect:
     cold: bool = False
     """The other run is the worse one: its images come from the disk."""
     note: str = ""
-    """What the price leaves out."""
+    """What the price leaves out, or where it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ def of_cache(question: Question) -> Suspect | Unpriced | None:
     faults = {}
     for mode in ("ram", "disk"):
         if (fault := cache_fault(mode, question.ctx)) is None:
-            note = "its filling, once" if mode == "ram" else "its filling, once, and the disk space"
+            note = "filling it, once, is left out"
             return Suspect(name="cache=False", other=f"cache={mode}", args={"cache": mode}, note=note)
         faults[mode] = fault
     return Unpriced(name="cache=False", why="; ".join(f"cache={mode} {fault}" for mode, fault in faults.items()))
@@ -144,4 +144,4 @@ def of_cold_reads(question: Question, fits: bool, cold_images_per_s: float | Non
         return Unpriced(name=name, why=f"the dataset does not fit into memory, every run reads the disk{rate}")
     if (question.ctx.n_images or 0) < n_read:
         return Unpriced(name=name, why=f"the dataset is so small that a run has read all of it ({n_read:.0f} images)")
-    return Suspect(name=name, other="the same from memory", cold=True, note="all epochs after the first")
+    return Suspect(name=name, other="the same from memory", cold=True, note="in the first epoch only")
