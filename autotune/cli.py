@@ -214,7 +214,7 @@ def doctor(
     gpu_mem: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 24GiB, for another machine.")] = None,
     nnodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
     measure: Annotated[bool, typer.Option("--measure", help="Short runs: what would mending it bring?")] = False,
-    budget: Annotated[str, typer.Option(help="Of --measure: 90s, 5m, ...")] = "5m",
+    budget: Annotated[str, typer.Option(help="Of these runs together: 90s, 5m, ...")] = "5m",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Examine this machine, and the job key=value names: verdicts, figures, remedies. Exit code 3 when one fails."""
