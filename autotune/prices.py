@@ -44,6 +44,7 @@ from autotune.suspects import (
     of_environment,
     of_threads,
     of_workers,
+    with_workers,
     worker_counts,
 )
 
@@ -168,7 +169,8 @@ def _suspects(runs: _Runs, found: Priced, pages: PageCache) -> list[Suspect]:
             step = runs("the step alone", probe="compute")
             continue
         name = f"the loader alone, workers={workers}"
-        result = runs(name, Suspect(name=name, other="", args={"workers": workers}), "data")
+        other = with_workers(workers, name, question.device == "cpu")
+        result = runs(name, None if workers == now else other, "data")
         if result.outcome.measured and result.images_per_s:
             found.loader[workers] = result.images_per_s
     step_rate = step.images_per_s if step and step.outcome.measured else None

@@ -87,7 +87,14 @@ def of_workers(now: int, loader: Mapping[int, float], step: float | None, on_cpu
     best = min((n for n in others if others[n] >= (1 - NEAR_FRAC) * max(others.values())), default=now)
     if others[best] <= (1 + NEAR_FRAC) * min(loader[now], most):
         return Unpriced(name=f"workers={now}", why=f"no other number delivers more (loader alone, img/s: {said})")
-    return Suspect(name=f"workers={now}", other=f"workers={best}", args={"workers": best})
+    return with_workers(best, f"workers={now}", on_cpu)
+
+
+def with_workers(n: int, name: str, on_cpu: bool) -> Suspect:
+    """The run with so many; on a CPU Ultralytics takes none, whatever it is told (engine/trainer.py)."""
+    note = "plain YOLO takes none on a CPU, `autotune train` can" if on_cpu else ""
+    patches: Params = {"workers": n} if on_cpu else {}
+    return Suspect(name=name, other=f"workers={n}", args={"workers": n}, patches=patches, note=note)
 
 
 def of_environment(question: Question) -> Suspect | None:

@@ -109,8 +109,7 @@ def test_prices_of_a_job_with_two_faults(tiny: Path, monkeypatch: pytest.MonkeyP
     assert found.advice is not None
     assert "the loader is the limit" in found.advice.says
     blocks = [s for s in run.specs[1:] if s.probe is None]
-    names = {json.dumps([s.env, s.patches, s.train_args["workers"], s.train_args.get("cache")]) for s in blocks}
-    assert len(blocks) == 8 * len(names), "every one in every block"
+    assert len(blocks) == 8 * (1 + len(found.prices)), "every one in every block"
     cleaned = [s for s in blocks if s.env]
     assert all(s.env == {FAULT: ""} for s in cleaned), "an empty value unsets"
     assert len(said) == len(run.specs)
@@ -203,9 +202,12 @@ def test_how_a_price_is_said(interval: tuple[float, float, float], said: str) ->
 
 
 def test_workers_by_what_the_loader_delivers() -> None:
-    assert of_workers(1, {1: 100.0, 2: 190.0, 4: 192.0}, None, True) == Suspect(
-        name="workers=1", other="workers=2", args={"workers": 2}
-    ), "the fewest of those that deliver as much"
+    fewest = of_workers(1, {1: 100.0, 2: 190.0, 4: 192.0}, None, False)
+    assert fewest == Suspect(name="workers=1", other="workers=2", args={"workers": 2}), "that deliver as much"
+    on_cpu = of_workers(0, {0: 100.0, 2: 190.0}, None, True)
+    assert isinstance(on_cpu, Suspect)
+    assert on_cpu.patches == {"workers": 2}
+    assert "autotune train" in on_cpu.note
     enough = of_workers(1, {1: 100.0, 2: 190.0}, 90.0, False)
     assert isinstance(enough, Unpriced), "a GPU that takes 90 img/s gains nothing from 190"
     assert isinstance(of_workers(1, {1: 100.0, 2: 190.0}, 90.0, True), Suspect), "on a CPU only the job can tell"
