@@ -208,7 +208,7 @@ def _price(runs: _Runs, found: Priced, suspects: Sequence[Suspect]) -> None:
             blocks.append(block)
             for name in rng.sample([BASELINE, *left], 1 + len(left)):
                 suspect = left.get(name)
-                result = runs(suspect.other if suspect and not suspect.cold else name, suspect)
+                result = runs(_what(suspect), suspect)
                 if result.outcome.measured and result.images_per_s:
                     block[name] = 1 / result.images_per_s
                 elif suspect:
@@ -222,6 +222,13 @@ def _price(runs: _Runs, found: Priced, suspects: Sequence[Suspect]) -> None:
     missing = [s for s in left.values() if s.name not in {p.name for p in priced}]
     why = "interrupted" if found.interrupted else f"fewer than {MIN_BLOCKS} blocks were run: give a longer --budget"
     found.unpriced += [Unpriced(name=s.name, why=why) for s in missing]
+
+
+def _what(suspect: Suspect | None) -> str:
+    """A run of a block, in words."""
+    if suspect is None:
+        return "the job as it is"
+    return suspect.name if suspect.cold else suspect.other
 
 
 def run_verb(request: Request, *, as_json: bool, say: Say, ranks: int | None = None, **asked: Any) -> int:
