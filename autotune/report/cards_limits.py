@@ -62,4 +62,4 @@ def _row(name: str, r: TrialResult, a: Advice) -> tuple[Cell, ...]:
 
 
 def _others(a: Advice) -> tuple[str, ...]:
-    return tuple(f"{r.name}: {ceiling(r.most)}, {r.why}" for r in a.resources[1:])
+    return tuple(f"{r.name}: {ceiling(r.most)}{'' if r.most is None else f' ({r.why})'}" for r in a.resources[1:])
