@@ -12,6 +12,7 @@ import typer
 
 import autotune
 from autotune import interrupts
+from autotune.cli_training import Pairs, train, watch
 from autotune.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError
 
 app = typer.Typer(
@@ -23,7 +24,6 @@ app = typer.Typer(
 )
 _BEGAN: dict[str, float] = {}
 
-Pairs = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="YOLO's own arguments.")]
 MemLimit = Annotated[
     str | None,
     typer.Option(help="Memory of one rank, such as 3GiB: what would need more is not tried, what does is ended."),
@@ -186,22 +186,8 @@ def trial(
     return EXIT_OK if result.outcome.measured else EXIT_NO_TRIAL
 
 
-@app.command()
-def train(
-    run: Annotated[str, typer.Argument(help="A run folder, its best/ folder, or winner.json.")],
-    pairs: Pairs = None,
-    nnodes: Annotated[int, typer.Option(help="Machines that train together; the command runs on each.")] = 1,
-    node_rank: Annotated[int, typer.Option(help="This machine's number among them, from 0.")] = 0,
-    rdzv_endpoint: Annotated[str | None, typer.Option(help="host:port of machine 0, where they meet.")] = None,
-) -> int:
-    """Train the winner in full, with the settings that `yolo train` cannot express; key=value wins over the file."""
-    from autotune.rerun import nodes
-    from autotune.rerun import train as run_train
-    from autotune.space.yolo_args import parse_pairs
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    place = nodes(nnodes, node_rank, rdzv_endpoint)
-    return run_train(run, parse_pairs(pairs or [], full_training=True), place, say=functools.partial(print, flush=True))
+app.command()(train)
+app.command()(watch)
 
 
 @app.command()
@@ -229,14 +215,19 @@ def doctor(
     ranks: Annotated[int | None, typer.Option(help="How many ranks the job would have; without: one a GPU.")] = None,
     gpu_mem: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 24GiB, for another machine.")] = None,
     nnodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
+    measure: Annotated[bool, typer.Option("--measure", help="Short runs: what would mending it bring?")] = False,
+    budget: Annotated[str, typer.Option(help="Of these runs together: 90s, 5m, ...")] = "5m",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Examine this machine, and the job key=value names: verdicts, figures, remedies. Exit code 3 when one fails."""
-    from autotune.doctor import run_verb
+    from autotune import doctor as room
     from autotune.question import Request
 
+    run_verb = room.run_verb
+    if measure:
+        from autotune.prices import run_verb
     asked = {"ranks": ranks, "gpu_mem": gpu_mem, "nnodes": nnodes}
-    return run_verb(Request(pairs=pairs or (), gpus=gpus), as_json=as_json, say=print, **asked)
+    return run_verb(Request(pairs=pairs or (), gpus=gpus, budget=budget), as_json=as_json, say=print, **asked)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psutil
 
-from autotune.contract import Gpu, Machine, Observer, PhaseStarted, SegmentSettings
+from autotune.contract import Machine, Observer, PhaseStarted, SegmentSettings
 from autotune.errors import InputError
 from autotune.folders import writable
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
@@ -29,6 +29,7 @@ from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
 from autotune.search.samplers import check_strategy
+from autotune.simulation import simulated_gpus
 from autotune.space.context import Context, workers_cap
 from autotune.space.ranks import check_batch, count_ranks
 from autotune.space.space import SearchSpace, load_space
@@ -37,10 +38,6 @@ from autotune.trackers import parse_track
 
 DEMO_IMGSZ_CPU: Final = 128
 DEFAULT_MODEL: Final = "yolo11n.yaml"
-SIMULATED_BYTES: Final = 16 << 30
-MANY: Final = 4
-"""Simulated GPUs that `--gpus all` finds."""
-MOST: Final = 1024
 TRIAL_ARGS: Final[dict[str, Any]] = {
     # None of these touches a steady step (MEASURING 1); save_dir is relative to the trial's folder.
     "plots": False,
@@ -153,7 +150,7 @@ def understand(request: Request, observers: Sequence[Observer] = (), *, any_batc
     machine = read_machine()
     env: Mapping[str, str] = os.environ
     if request.dry_run and not machine.gpus and request.gpus:
-        machine = replace(machine, gpus=_simulated(request.gpus))
+        machine = replace(machine, gpus=simulated_gpus(request.gpus))
         env = {}  # CUDA_VISIBLE_DEVICES speaks of real GPUs
     device, gpus = resolve_gpus(request.gpus, user.get("device"), machine, env)
     energy_notes = check_energy(request.objective, gpus, simulated=request.dry_run)
@@ -258,17 +255,6 @@ def segment_settings(device: str, budget_s: float) -> SegmentSettings:
         )
     measure = min(max(budget_s / 120, 4.0), 15.0)
     return SegmentSettings(measure_s=measure, measure_cap_s=40.0)
-
-
-def _simulated(flag: str) -> tuple[Gpu, ...]:
-    """As many GPUs as this --gpus needs, on a machine that has none."""
-    indices = [int(i) for i in flag.split(",") if i.strip().isdecimal()]
-    n = max(indices) + 1 if "," in flag and indices else indices[0] if indices else MANY
-    if n > MOST:
-        raise InputError(f"--gpus {flag}: a dry run simulates {MOST} GPUs at most")
-    return tuple(
-        Gpu(index=i, uuid=f"GPU-simulated-{i}", name="simulated GPU", mem_bytes=SIMULATED_BYTES) for i in range(n)
-    )
 
 
 def _mixed(machine: Machine, gpus: Sequence[str]) -> tuple[str, ...]:

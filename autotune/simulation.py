@@ -8,11 +8,17 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, Final
 
-from autotune.contract import Role, SegmentSettings, TrialDir, TrialResult, TrialSpec, write_json
+from autotune.contract import Gpu, Role, SegmentSettings, TrialDir, TrialResult, TrialSpec, write_json
+from autotune.errors import InputError
 from autotune.run.energy import simulated_energy
 from autotune.search.budget import Budget
 from autotune.search.plan import Plan, RunTrial, Watch
 
+GPU_BYTES: Final = 16 << 30
+"""Memory of a simulated GPU."""
+ALL_GPUS: Final = 4
+"""That `--gpus all` finds."""
+MOST_GPUS: Final = 1024
 TRIALS: Final = 10
 REPORT_S: Final = 2.0
 REAL_TIME: Final = "AUTOTUNE_SYNTHETIC"
@@ -28,6 +34,15 @@ def real_time() -> dict[str, Any] | None:
     """What the variable says; None when time is simulated."""
     said: dict[str, Any] = json.loads(os.environ.get(REAL_TIME, "{}"))
     return said if "step_s" in said else None
+
+
+def simulated_gpus(flag: str) -> tuple[Gpu, ...]:
+    """As many GPUs as this --gpus needs, on a machine that has none."""
+    indices = [int(i) for i in flag.split(",") if i.strip().isdecimal()]
+    n = max(indices) + 1 if "," in flag and indices else indices[0] if indices else ALL_GPUS
+    if n > MOST_GPUS:
+        raise InputError(f"--gpus {flag}: a dry run simulates {MOST_GPUS} GPUs at most")
+    return tuple(Gpu(index=i, uuid=f"GPU-simulated-{i}", name="simulated GPU", mem_bytes=GPU_BYTES) for i in range(n))
 
 
 def simulated(plan: Plan) -> Plan:

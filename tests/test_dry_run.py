@@ -225,7 +225,7 @@ def test_spaces() -> None:
 
 
 def test_the_list_of_verbs_and_flags_is_frozen() -> None:
-    verbs = ["search", "report", "export", "trial", "train", "recheck", "batch", "spaces", "doctor"]
+    verbs = ["search", "report", "export", "trial", "train", "watch", "recheck", "batch", "spaces", "doctor"]
     lines = []
     for verb in verbs:
         said = autotune(verb, "--help")

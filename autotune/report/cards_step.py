@@ -35,8 +35,8 @@ def ceilings(run: RunData) -> Card:
     """Throughput of the trials below what the loader alone and the step alone can do with the best settings."""
     title = "What this machine could do"
     best = run.best_params or run.baseline_params
-    probes = {probe: r for probe in ("data", "compute") if (r := _probe_of(run, probe, best))}
-    bars = _bars(run)
+    probes = {probe: r for probe in ("data", "compute") if (r := probe_of(run, probe, best))}
+    bars = named_bars(run)
     if not probes or not bars:
         why = "no trial gave a number" if not bars else "neither the loader nor the step was measured alone"
         return no_card(run, title, f"{why} with the best settings.")
@@ -84,7 +84,7 @@ def ceilings(run: RunData) -> Card:
     return make_card(run, title, _ceiling_words(run, lines, bars), df, figure=figure)
 
 
-def _probe_of(run: RunData, probe: Probe, params: Params) -> TrialResult | None:
+def probe_of(run: RunData, probe: Probe, params: Params) -> TrialResult | None:
     """The last probe that stands for this configuration."""
     wanted = _felt(probe, params)
     fit = [r for r in run.probes if r.probe == probe and r.outcome.measured and r.images_per_s]
@@ -95,7 +95,7 @@ def _felt(probe: Probe, params: Params) -> dict[str, str]:
     return {k: words.value(v) for k, v in params.items() if k not in UNFELT[probe]}
 
 
-def _bars(run: RunData) -> list[tuple[str, TrialResult]]:
+def named_bars(run: RunData) -> list[tuple[str, TrialResult]]:
     """Yours, the best, and the fastest of the others: search-time runs of one kind, as the probes are."""
     best = run.result(run.summary.best_number) if run.summary else None
     named = [("your arguments", run.baseline)] if run.baseline else []
@@ -140,7 +140,7 @@ def _ceiling_words(run: RunData, lines: dict[str, float], bars: list[tuple[str, 
 def step_anatomy(run: RunData) -> Card:
     """Where does the time of a step go? Per image, so that batches of any size compare."""
     title = "Where the time of a step goes"
-    bars = [(name, r) for name, r in _bars(run) if sum(r.parts_s.values()) > 0]
+    bars = [(name, r) for name, r in named_bars(run) if sum(r.parts_s.values()) > 0]
     if not bars:
         return no_card(run, title, "No trial has recorded the parts of its steps.")
     parts = [p for p in _PARTS if any(p in r.parts_s for _, r in bars)]

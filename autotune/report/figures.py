@@ -10,6 +10,7 @@ from autotune.report.cards_ablation import ablation
 from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects
+from autotune.report.cards_limits import limits
 from autotune.report.cards_pareto import throughput_memory
 from autotune.report.cards_promise import promise_kept
 from autotune.report.cards_ranks import ranks
@@ -30,6 +31,7 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "job_time": job_time,
     "ceilings": ceilings,
     "step_anatomy": step_anatomy,
+    "limits": limits,
     "ranks": ranks,
     "trace": trace,
     "best_so_far": best_so_far,

@@ -16,7 +16,7 @@ from autotune.contract import FORMAT, RunDir, Winner, from_dict, to_dict
 from autotune.errors import AutotuneError
 from autotune.machine.facts import changes, read_machine
 from autotune.report import words
-from autotune.report.receipt import Promise, read_receipt
+from autotune.report.receipt import Promise, Receipt, read_receipt
 from autotune.space.yolo_args import yolo_defaults
 
 TOLERANCE_FRAC: Final = 0.03
@@ -105,15 +105,10 @@ def check_promise(
         return None  # the training is over: this is no time to complain of a copy without its receipt
     if receipt.promise is None or not real:
         return None
-    other = [f"{k}={v}" for k, v in changed(winner.train_args, overrides).items() if k not in HARMLESS]
-    if n_nodes > 1:
-        other.append(f"{n_nodes} machines")
-    machine = read_machine()
-    if receipt.machine is not None and receipt.machine.fingerprint != machine.fingerprint:
-        other += changes(receipt.machine, machine)
+    other = incomparable(receipt, winner, overrides, n_nodes=n_nodes)
     args = {**winner.train_args, **overrides}
     whole = not AT_THE_END & changed(winner.train_args, overrides).keys()
-    kept = judge(receipt.promise, real, other, whole=whole, warmup_epochs=_warmup(args), overrides=overrides)
+    kept = judge(receipt.promise, real, other, whole=whole, warmup_epochs=warmup_of(args), overrides=overrides)
     kept = replace(kept, folder=best.resolve().name)
     run = RunDir(best.resolve().parent)
     if run.info.is_file():
@@ -121,6 +116,17 @@ def check_promise(
         with contextlib.suppress(OSError), run.promises.open("a", encoding="utf-8") as f:
             f.write(json.dumps(to_dict(kept), ensure_ascii=False, default=str) + "\n")
     return kept
+
+
+def incomparable(receipt: Receipt, winner: Winner, overrides: Mapping[str, Any], *, n_nodes: int = 1) -> list[str]:
+    """What makes a training on this machine another one than the promise is of, in words."""
+    other = [f"{k}={v}" for k, v in changed(winner.train_args, overrides).items() if k not in HARMLESS]
+    if n_nodes > 1:
+        other.append(f"{n_nodes} machines")
+    machine = read_machine()
+    if receipt.machine is not None and receipt.machine.fingerprint != machine.fingerprint:
+        other += changes(receipt.machine, machine)
+    return other
 
 
 def changed(args: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def all_promises(path: Path) -> list[Kept]:
     return found
 
 
-def _warmup(args: Mapping[str, Any]) -> int:
+def warmup_of(args: Mapping[str, Any]) -> int:
     """Epochs of warm-up, whole ones; 1 where Ultralytics alone can tell."""
     with contextlib.suppress(TypeError, ValueError):
         return max(1, math.ceil(float(args.get("warmup_epochs", yolo_defaults()["warmup_epochs"]))))

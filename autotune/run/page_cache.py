@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from typing import Final
@@ -98,13 +99,27 @@ def warm_page_cache(data: str, task: str, *, free_ram_bytes: int, limit_s: float
     )
 
 
-def _cold_rate(images: list[str], limit_s: float) -> float | None:
-    """Images a second that READERS get from the disk, not from memory; None when no image could be read in time."""
+def drop_page_cache(data: str, task: str) -> None:
+    """Let the kernel forget the train images, so that the next run reads them from the disk.
+
+    Args:
+        data: as in warm_page_cache.
+        task: as in warm_page_cache.
+    """
+    _forget(find_source(data, task).images["train"])
+
+
+def _forget(images: Iterable[str]) -> None:
     for path in images:
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(fd)
+
+
+def _cold_rate(images: list[str], limit_s: float) -> float | None:
+    """Images a second that READERS get from the disk, not from memory; None when no image could be read in time."""
+    _forget(images)
     began = time.perf_counter()
     with ThreadPool(READERS) as pool:
         n_read = sum(size > 0 for size in pool.imap_unordered(lambda path: _read(path, began + limit_s), images))
