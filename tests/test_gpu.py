@@ -131,6 +131,10 @@ def test_the_energy_counter_counts_what_the_power_reading_says(gpu: str, tiny: P
     asked = spec(tiny, device="0", imgsz=320, batch=16, workers=2, segment=segment)
     result = run_trial(replace(asked, gpus=(gpu,)), TrialDir(tmp_path / "t"), started_s=0.0, watch=watch)
     assert result.energy_j is not None, (result.error, result.log_tail)
+    assert result.meanwhile is not None
+    assert result.meanwhile.energy_from == "counter"
+    assert result.meanwhile.voided_by is None
+    assert result.meanwhile.gpus[0].util_frac is not None
     assert result.energy_j_per_image is not None
     assert result.images_per_s is not None
     joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(read))

@@ -48,7 +48,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     def install(baseline: list[Any], best: list[Any], took_s: float = 0.1) -> None:
         left = {False: list(baseline), True: list(best)}
 
-        def run_trial(spec: TrialSpec, directory: TrialDir, *, started_s: float) -> TrialResult:
+        def run_trial(spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: None = None) -> TrialResult:
             assert spec.role == "finalist"
             what = left[bool(spec.env)].pop(0)
             if what is KeyboardInterrupt:

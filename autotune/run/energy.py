@@ -28,7 +28,7 @@ def check_energy(objective: str, gpus: Sequence[str], *, simulated: bool, nvml: 
         return ()
     hint = "--objective images_per_s or job_time needs neither"
     if not gpus:
-        raise InputError("--objective energy needs a GPU: only their drivers tell energy", hint)
+        raise InputError("--objective energy needs a GPU: only their drivers count energy", hint)
     with looking_at(gpus, nvml) as looker:
         looks = looker.look()
     if any(g.energy_j is None and g.power_w is None for g in looks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
 from dataclasses import replace
@@ -12,6 +11,7 @@ import psutil
 import pytest
 
 from autotune.contract import Deadlines, Outcome, RankRecord, TrialDir, TrialResult, read_json
+from autotune.machine.fake_worlds import healthy, throttling
 from autotune.run.dataset import DatasetView
 from autotune.run.demo import demo_dataset
 from autotune.run.preloaded import Preloaded
@@ -190,17 +190,19 @@ def test_what_a_parent_took_is_not_given_to_the_cold_trial_again(tmp_path: Path)
     assert result.took_s < 4.0
 
 
-@pytest.mark.parametrize("said", ["GPU 0 was slowed down by heat", None])
-def test_a_gpu_that_was_slowed_down_in_the_window_makes_it_unstable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
-) -> None:
-    # No GPU here: machine/test_nvml.py says what NVML's answers become.
-    monkeypatch.setattr("autotune.run.trial.slowdowns", lambda gpus: contextlib.nullcontext(lambda: said))
-    asked = spec("demo", backend="synthetic", synthetic={"step_s": 0.01}, segment=replace(SHORT, measure_s=2.0))
-    result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
+@pytest.mark.parametrize("hot", [True, False])
+def test_a_gpu_that_was_slowed_down_in_the_window_makes_it_unstable(tmp_path: Path, hot: bool) -> None:
+    asked = spec("demo", backend="synthetic", synthetic={"step_s": 0.01}, segment=replace(SHORT, measure_s=1.0))
+    nvml = throttling(1, since_s=0.0) if hot else healthy(1, busy=True)
+    result = run_trial(replace(asked, gpus=("GPU-0",)), TrialDir(tmp_path / "t"), started_s=0.0, nvml=nvml)
     assert result.images_per_s is not None, "the number stays, as that of any unstable trial"
-    assert result.outcome is (Outcome.UNSTABLE if said else Outcome.OK), result.error
-    assert result.error == (f"{said} while it was measured" if said else None)
+    assert result.meanwhile is not None
+    said = "GPU GPU-0 was slowed down by heat in 100% of the samples"
+    assert result.meanwhile.voided_by == (said if hot else None)
+    if hot:
+        assert (result.outcome, result.error) == (Outcome.UNSTABLE, f"{said} while it was measured")
+    else:
+        assert "GPU" not in (result.error or "")
 
 
 def test_log_tail_is_what_a_terminal_shows(tmp_path: Path) -> None:
