@@ -81,7 +81,7 @@ TRAPS = {
         "search/test_controller.py::test_sentinel_every_eight_trials",
         "search/test_controller.py::test_finalist_blocks_are_interleaved_fresh_runs",
         "worker/test_segment.py::test_a_drift_extends_the_window_once",
-        "machine/test_nvml.py::test_what_lowers_the_clock",
+        "run/test_meanwhile.py::test_what_lowers_the_clock_makes_the_window_void",
         "run/test_trial.py::test_a_gpu_that_was_slowed_down_in_the_window_makes_it_unstable",
     ),
     "exit codes lie": ("run/test_outcome.py::test_a_good_record_makes_every_log_benign",),
