@@ -51,7 +51,7 @@ from autotune.suspects import (
 MARGIN: Final = 1.15
 """Run times vary on a busy machine."""
 PROBES_FRAC: Final = 0.35
-"""Of the budget, for the loader alone and the step alone; blocks are what gives a price."""
+"""Of the budget, until the loader alone and the step alone have run; blocks are what gives a price."""
 MAX_BLOCKS: Final = 8
 READING_FRAC: Final = 0.05
 TRIAL_LIMIT_S: Final = 600.0
@@ -159,7 +159,8 @@ def _suspects(runs: _Runs, found: Priced, pages: PageCache) -> list[Suspect]:
     if not own.outcome.measured:
         raise NoTrialError(f"the job does not run as it is: {own.outcome}: {own.error}", own.hint or "")
     now = int(own.effective.get("workers", question.ctx.train_args["workers"]))
-    until_s = budget.elapsed_s() + PROBES_FRAC * budget.total_s
+    # The first suspect has the first claim on the time.
+    until_s = min(PROBES_FRAC * budget.total_s, budget.total_s - 2 * MIN_BLOCKS * MARGIN * own.took_s)
     step = None
     wanted: list[int | None] = [now, None, *(n for n in reversed(worker_counts(question)) if n != now)]
     for workers in wanted:
