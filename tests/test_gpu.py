@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from autotune.contract import Deadlines, Outcome, SegmentSettings, Summary, TraceSummary, TrialDir, read_json
-from autotune.machine.nvml import read_gpus
+from autotune.machine.gpus import read_gpus
 from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
 from autotune.run.watch import Live

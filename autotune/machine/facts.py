@@ -19,8 +19,10 @@ import psutil
 from autotune import __version__
 from autotune.contract import Gpu, Machine
 from autotune.errors import InputError
+from autotune.machine.gpus import read_gpus, read_links
+from autotune.machine.host import Host
 from autotune.machine.limits import cgroup_cores, cgroup_memory_bytes
-from autotune.machine.nvml import read_driver, read_gpus
+from autotune.machine.nvml import read_driver
 
 DISTRIBUTIONS = ("torch", "torchvision", "ultralytics", "optuna", "numpy", "opencv-python", "pandas", "plotly")
 
@@ -35,7 +37,8 @@ def read_machine(root: Path = Path("/")) -> Machine:
     n_cores = len(os.sched_getaffinity(0))
     n_cores = max(1, min(n_cores, int(quota))) if quota is not None else n_cores
     ram_bytes = min(psutil.virtual_memory().total, cgroup_memory_bytes(root) or 2**62)
-    gpus, driver, cpu, versions = read_gpus(), read_driver(), _cpu_name(root), _versions()
+    host = Host(root=root)
+    gpus, driver, cpu, versions = read_gpus(host), read_driver(), _cpu_name(root), _versions()
     return Machine(
         hostname=socket.gethostname(),
         cpu=cpu,
@@ -44,6 +47,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         ram_bytes=ram_bytes,
         shm_bytes=_shm_bytes(root),
         gpus=gpus,
+        gpu_links=read_links(gpus, host),
         driver=driver,
         versions=versions,
         fingerprint=fingerprint(gpus, cpu, n_cores, ram_bytes, driver, versions),

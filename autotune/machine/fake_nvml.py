@@ -6,6 +6,7 @@ with a driver that is too old for it. Worlds to drive it with: fake_worlds.py.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,9 @@ from typing import Any, Final
 
 import pynvml
 
-FIELD_RECOVERY: Final = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+_RECOVERY: Final = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+_FAR_GPU: Final[int] = pynvml.NVML_NVLINK_DEVICE_TYPE_GPU
+_FAR_SWITCH: Final[int] = pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,6 @@ class FakeGpu:
     pcie_gen_max: int | None = 5
     pcie_width: int | None = 16
     pcie_width_max: int | None = 16
-    numa_node: int | None = 0
     mig: bool | None = False
     compute_mode: int | None = pynvml.NVML_COMPUTEMODE_DEFAULT
     persistence: bool | None = True
@@ -83,7 +85,7 @@ class FakeWorld:
     cuda: int | None = 13000
     """The newest CUDA that the driver knows: 1000 major + 10 minor."""
     confidential: int | None = 0
-    paths: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    paths: Mapping[tuple[int, int], int | None] = field(default_factory=dict)
     """Indices of two GPUs, the lower first -> NVML_TOPOLOGY_*; a pair that is not here has NVML_TOPOLOGY_NODE."""
     p2p: Mapping[tuple[int, int], int | None] = field(default_factory=dict)
     """Likewise -> NVML_P2P_STATUS_*; a pair that is not here has OK."""
@@ -148,8 +150,8 @@ class FakeNvml:
             return None
         if name in _SYSTEM:
             answer = _SYSTEM[name](world, *args)
-        elif name in _PAIR:
-            answer = _PAIR[name](world, *(a.index if isinstance(a, Handle) else a for a in args), **kwargs)
+        elif name in _DEVICES:
+            answer = _DEVICES[name](world, *(a.index if isinstance(a, Handle) else a for a in args), **kwargs)
         elif name in _DEVICE:
             answer = _DEVICE[name](_gpu(world, args[0].index), *args[1:], **kwargs)
         else:
@@ -181,13 +183,12 @@ def _by_uuid(world: FakeWorld, uuid: str) -> Handle:
 
 def _pair(world: FakeWorld, a: int, b: int) -> tuple[int, int]:
     _gpu(world, a), _gpu(world, b)
-    if a == b:
-        raise pynvml.NVMLError_InvalidArgument()
     return min(a, b), max(a, b)
 
 
 def _p2p(world: FakeWorld, a: int, b: int, index: int) -> int | None:
-    assert isinstance(index, int), "pynvml.NVML_P2P_CAPS_INDEX_READ is a tuple; ctypes refuses it"
+    if not isinstance(index, int):  # as pynvml.NVML_P2P_CAPS_INDEX_READ, which is a tuple by mistake
+        raise ctypes.ArgumentError
     return world.p2p.get(_pair(world, a, b), pynvml.NVML_P2P_STATUS_OK)
 
 
@@ -221,9 +222,13 @@ def _nvlink(gpu: FakeGpu, link: int) -> str | None:
     return gpu.nvlinks[link]
 
 
+def _far_kind(world: FakeWorld, index: int, link: int) -> int:
+    far = _nvlink(_gpu(world, index), link)
+    return _FAR_GPU if far in [g.pci for g in world.gpus] else _FAR_SWITCH
+
+
 def _fields(gpu: FakeGpu, ids: list[int]) -> list[Any]:
-    known = {FIELD_RECOVERY: gpu.recovery}
-    return [_field(i, known.get(i)) for i in ids]
+    return [_field(i, gpu.recovery if i == _RECOVERY else None) for i in ids]
 
 
 def _field(field_id: int, value: int | None) -> Any:
@@ -250,9 +255,10 @@ _SYSTEM: Final[dict[str, Callable[..., Any]]] = {
     "nvmlDeviceGetHandleByUUID": _by_uuid,
 }
 
-_PAIR: Final[dict[str, Callable[..., Any]]] = {
+_DEVICES: Final[dict[str, Callable[..., Any]]] = {
     "nvmlDeviceGetTopologyCommonAncestor": lambda w, a, b: w.paths.get(_pair(w, a, b), pynvml.NVML_TOPOLOGY_NODE),
     "nvmlDeviceGetP2PStatus": _p2p,
+    "nvmlDeviceGetNvLinkRemoteDeviceType": _far_kind,
 }
 
 _DEVICE: Final[dict[str, Callable[..., Any]]] = {
@@ -279,7 +285,6 @@ _DEVICE: Final[dict[str, Callable[..., Any]]] = {
     "nvmlDeviceGetMaxPcieLinkGeneration": lambda g: g.pcie_gen_max,
     "nvmlDeviceGetCurrPcieLinkWidth": lambda g: g.pcie_width,
     "nvmlDeviceGetMaxPcieLinkWidth": lambda g: g.pcie_width_max,
-    "nvmlDeviceGetNumaNodeId": lambda g: g.numa_node,
     "nvmlDeviceGetMigMode": lambda g: None if g.mig is None else [int(g.mig)] * 2,
     "nvmlDeviceGetComputeMode": lambda g: g.compute_mode,
     "nvmlDeviceGetPersistenceMode": lambda g: _whole(g.persistence),

@@ -85,8 +85,8 @@ def not_supported_everywhere(n: int = 1) -> FakeNvml:
     world = healthy_world(n)
     nothing = {f.name: None for f in fields(FakeGpu) if f.name not in MUST_READ}
     gpus = tuple(replace(g, **nothing) for g in world.gpus)  # type: ignore[arg-type]
-    pairs = [(a, b) for a in range(n) for b in range(a + 1, n)]
-    return FakeNvml(replace(world, gpus=gpus, confidential=None, p2p=dict.fromkeys(pairs)))
+    silent = dict.fromkeys((a, b) for a in range(n) for b in range(a + 1, n))
+    return FakeNvml(replace(world, gpus=gpus, cuda=None, confidential=None, p2p=silent, paths=silent))
 
 
 def mismatch() -> FakeNvml:

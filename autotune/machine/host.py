@@ -54,6 +54,29 @@ class Host:
         except OSError:
             return None
 
+    def kernel_log(self) -> str | None:
+        """What the kernel has said since it came up, as far as it still holds it; None: not for this user.
+
+        /dev/kmsg gives a record a read, and would wait for the next one after the last.
+        """
+        try:
+            fd = os.open(self.root / "dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        records = []
+        while True:
+            try:
+                record = os.read(fd, 8192)
+            except BrokenPipeError:  # overwritten while we read; the next read goes on behind the gap
+                continue
+            except OSError:  # BlockingIOError: that was the last one
+                break
+            if not record:
+                break
+            records.append(record)
+        os.close(fd)
+        return b"".join(records).decode(errors="replace")
+
     def space(self, path: str | Path) -> Space | None:
         """Of the file system that holds a folder; None where nobody says."""
         try:

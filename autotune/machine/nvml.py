@@ -1,4 +1,4 @@
-"""Which GPUs are there, and how full? NVIDIA's library in our words; nothing here raises or opens a CUDA context."""
+"""What do the GPUs do just now? NVIDIA's library in our words; nothing here raises or opens a CUDA context."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-from autotune.contract import Gpu
 
 log = logging.getLogger(__name__)
 
@@ -21,67 +19,67 @@ SLOWED_BY = {0x40: "heat", 0x20: "heat", 0x80: "the power supply", 0x8: "its own
 
 @contextmanager
 def session(nvml: Any) -> Iterator[Any]:
-    """NVML (or its fake) between init and shutdown; None when there is none."""
-    try:
-        if nvml is None:
-            import pynvml
+    """NVML between init and shutdown; None when there is none.
 
-            nvml = pynvml
-        nvml.nvmlInit()
+    Args:
+        nvml: the pynvml module, or a fake of it; None: pynvml.
+    """
+    try:
+        lib = _open(nvml)
     except Exception as e:
         # no driver, no library, or no permission: to us all the same
         log.debug("no NVML: %s", e)
         yield None
         return
     try:
-        yield nvml
+        yield lib
     finally:
         try:
-            nvml.nvmlShutdown()
+            lib.nvmlShutdown()
         except Exception as e:
             log.debug("NVML did not shut down: %s", e)
 
 
-def read_gpus(nvml: Any = None) -> tuple[Gpu, ...]:
-    """All GPUs in NVML's order, which is that of the PCI bus; () without NVML.
+def refusal(nvml: Any = None) -> Exception | None:
+    """Why NVML does not start; None: it does."""
+    try:
+        _open(nvml).nvmlShutdown()
+    except Exception as e:
+        return e
+    return None
+
+
+def _open(nvml: Any) -> Any:
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    nvml.nvmlInit()
+    return nvml
+
+
+def ask(lib: Any, name: str, *args: Any) -> Any:
+    """What one of NVML's functions answers; None where it does not: not supported, not permitted, not known, lost.
 
     Args:
-        nvml: the pynvml module, or a fake of it.
+        lib: from session.
+        name: of the function.
+        args: handle and the rest; a handle of None is a GPU that did not answer before.
     """
-    gpus = []
-    with session(nvml) as lib:
-        if lib is None:
-            return ()
-        try:
-            n_gpus = lib.nvmlDeviceGetCount()
-        except lib.NVMLError as e:
-            log.debug("NVML does not count: %s", e)
-            return ()
-        for index in range(n_gpus):
-            try:
-                handle = lib.nvmlDeviceGetHandleByIndex(index)
-                gpus.append(
-                    Gpu(
-                        index=index,
-                        uuid=_text(lib.nvmlDeviceGetUUID(handle)),
-                        name=_text(lib.nvmlDeviceGetName(handle)),
-                        mem_bytes=int(lib.nvmlDeviceGetMemoryInfo(handle).total),
-                    )
-                )
-            except lib.NVMLError as e:  # a GPU that fell off the bus is not there
-                log.debug("GPU %s does not answer: %s", index, e)
-    return tuple(gpus)
+    if lib is None or None in args:
+        return None
+    try:
+        return getattr(lib, name)(*args)
+    except (lib.NVMLError, AttributeError) as e:  # an older pynvml does not have the function
+        log.debug("%s: %s", name, e)
+        return None
 
 
 def read_driver(nvml: Any = None) -> str | None:
     """Version of the NVIDIA driver, None without NVML."""
     with session(nvml) as lib:
-        if lib is None:
-            return None
-        try:
-            return _text(lib.nvmlSystemGetDriverVersion())
-        except lib.NVMLError:
-            return None
+        version = ask(lib, "nvmlSystemGetDriverVersion")
+    return None if version is None else text(version)
 
 
 def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
@@ -89,7 +87,7 @@ def used_memory(gpus: Sequence[str], nvml: Any = None) -> dict[str, int]:
 
     Args:
         gpus: entries of CUDA_VISIBLE_DEVICES: index in PCI order, or UUID.
-        nvml: as in read_gpus.
+        nvml: as in session.
     """
     used: dict[str, int] = {}
     if not gpus:
@@ -114,7 +112,7 @@ def wait_until_free(
 
     Args:
         before: what used_memory gave before the trial.
-        nvml: as in read_gpus.
+        nvml: as in session.
         limit_s: the longest wait.
         sleep: a test's own clock.
 
@@ -150,6 +148,6 @@ def handle_of(lib: Any, gpu: str) -> Any:
     return lib.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else lib.nvmlDeviceGetHandleByUUID(gpu)
 
 
-def _text(value: str | bytes) -> str:
+def text(value: str | bytes) -> str:
     """Older releases of the library return bytes."""
     return value.decode() if isinstance(value, bytes) else value

@@ -364,7 +364,7 @@ def test_parent_and_trial_die_with_the_controller(tmp_path: Path, spied: dict[st
 
 @pytest.mark.gpu
 def test_a_warm_trial_trains_on_the_gpu(tiny: Path, tmp_path: Path, preloaded: Preloaded) -> None:
-    from autotune.machine.nvml import read_gpus
+    from autotune.machine.gpus import read_gpus
 
     gpu = read_gpus()[0].uuid
     env = {"OMP_NUM_THREADS": "2", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
