@@ -70,6 +70,7 @@ def test_the_run_folder_is_whole(searched: tuple[Path, Said]) -> None:
     assert summary.verdict.status == "gain"
     assert summary.verdict.n_blocks >= 3
     assert sum(summary.ledger_s.values()) == pytest.approx(summary.elapsed_s, abs=1.0)
+    assert list(run.glob("trials/*/samples.csv")) == [], "a simulation has no machine to look at"
     rows = csv_rows(run / "trials.csv")
     assert tuple(rows[0])[: len(TRIALS_CSV_COLUMNS)] == TRIALS_CSV_COLUMNS
     finalists = [n for f in summary.verdict.finalists for n in f.numbers]
