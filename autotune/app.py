@@ -24,8 +24,8 @@ from autotune.contract import (
     Value,
     write_json,
 )
+from autotune.doctor.fitness import refuse_if_unfit
 from autotune.errors import EXIT_INTERRUPTED, EXIT_NO_TRIAL, EXIT_OK, AutotuneError, NoTrialError, on_disk
-from autotune.fitness import refuse_if_unfit
 from autotune.folders import label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.job import Job, info_of, plan_of

@@ -220,12 +220,12 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Examine this machine, and the job key=value names: verdicts, figures, remedies. Exit code 3 when one fails."""
-    from autotune import doctor as room
+    from autotune.doctor import examination as room
     from autotune.question import Request
 
     run_verb = room.run_verb
     if measure:
-        from autotune.prices import run_verb
+        from autotune.doctor.prices import run_verb
     asked = {"ranks": ranks, "gpu_mem": gpu_mem, "nnodes": nnodes}
     return run_verb(Request(pairs=pairs or (), gpus=gpus, budget=budget), as_json=as_json, say=print, **asked)
 

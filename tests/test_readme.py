@@ -27,6 +27,10 @@ ELSEWHERE = {
     "search --track wandb,mlflow --budget 30m data=YOUR.yaml",
     # There is nothing to trace in a simulated trial: tests/worker/test_trace.py traces a real one.
     "trial results/latest/trials/0003 --trace",
+    # Trains for real: tests/doctor/test_prices.py runs it.
+    "doctor --measure --budget 5m data=YOUR.yaml",
+    # Follows a real training to its end: tests/test_watching.py has one.
+    "watch runs/detect/train --run results/latest",
     # Trains for real: tests/test_batch.py runs it.
     "batch --ranks 2 --mem-limit 3GiB --budget 5m device=cpu",
     # Needs two machines: tests/run/test_nodes.py has two launchers, tests/run/test_train.py the command.
@@ -54,7 +58,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_were_found() -> None:
     verbs = {c.split()[0] for c in COMMANDS}
-    assert verbs == {"search", "train", "report", "export", "trial", "spaces", "batch", "doctor", "recheck"}
+    assert verbs == {"search", "train", "report", "export", "trial", "spaces", "batch", "doctor", "recheck", "watch"}
     assert set(COMMANDS) >= ELSEWHERE
 
 

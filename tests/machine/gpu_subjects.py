@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autotune.contract import Machine
+from autotune.machine.checks.finding import Plan, Subject
 from autotune.machine.fake_nvml import FakeNvml, FakeWorld
-from autotune.machine.finding import Plan, Subject
 from autotune.machine.gpus import read_gpus, read_links
 from autotune.machine.host import Host
 

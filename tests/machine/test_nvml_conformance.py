@@ -12,10 +12,10 @@ import pynvml
 import pytest
 
 from autotune.machine.checks import examine
+from autotune.machine.checks.finding import Subject
 from autotune.machine.facts import read_machine
 from autotune.machine.fake_nvml import FakeNvml
 from autotune.machine.fake_worlds import healthy, healthy_world
-from autotune.machine.finding import Subject
 from tests.machine.nvml_conformance import CHECKS, MACHINE, build, snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def test_the_checks_over_that_library(library: dict[str, str]) -> None:
     code = (
         "from autotune.machine.checks import examine\n"
         "from autotune.machine.facts import read_machine\n"
-        "from autotune.machine.finding import Subject\n"
+        "from autotune.machine.checks.finding import Subject\n"
         "for name, finding in examine(Subject(machine=read_machine())).items():\n"
         "    print(name, finding.verdict, *finding.evidence, sep='|')"
     )

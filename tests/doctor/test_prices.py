@@ -13,13 +13,9 @@ from typing import Any
 import pytest
 
 from autotune.contract import Outcome, TrialDir, TrialResult, TrialSpec
-from autotune.errors import NoTrialError
-from autotune.pricelist import Price, Priced, prices_of
-from autotune.prices import measure
-from autotune.question import Question, Request, understand
-from autotune.run.page_cache import drop_page_cache
-from autotune.search.verdict import BASELINE
-from autotune.suspects import (
+from autotune.doctor.pricelist import Price, Priced, prices_of
+from autotune.doctor.prices import measure
+from autotune.doctor.suspects import (
     Suspect,
     Unpriced,
     of_cache,
@@ -29,6 +25,10 @@ from autotune.suspects import (
     of_workers,
     worker_counts,
 )
+from autotune.errors import NoTrialError
+from autotune.question import Question, Request, understand
+from autotune.run.page_cache import drop_page_cache
+from autotune.search.verdict import BASELINE
 from tests.cli import autotune
 from tests.receipts import MODEL
 
@@ -270,7 +270,7 @@ def test_prices_for_machines(tiny: Path) -> None:
 def test_a_real_leftover_has_a_price_and_a_harmless_one_has_none(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same job with a variable that slows convolutions to a third, and with one that means nothing on a CPU."""
     pairs = (f"model={MODEL}", f"data={tiny}", "imgsz=128", "batch=8", "device=cpu", "cache=ram")
-    request = Request(pairs=pairs, budget="4m")
+    request = Request(pairs=pairs, budget="2m")
 
     def priced(name: str, value: str) -> Price:
         with monkeypatch.context() as patch:

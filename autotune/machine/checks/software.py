@@ -10,8 +10,8 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
+from autotune.machine.checks.finding import Finding, Subject, ok, unknown
 from autotune.machine.environment import speed_environment
-from autotune.machine.finding import Finding, Subject, ok, unknown
 from autotune.machine.nccl import nccl_files
 
 MANY_ZOMBIES: Final = 100

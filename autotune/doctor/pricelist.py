@@ -8,10 +8,10 @@ from statistics import geometric_mean
 from typing import Any
 
 from autotune.contract import to_dict
+from autotune.doctor.suspects import Suspect, Unpriced
 from autotune.report import words
 from autotune.report.advice import Advice
 from autotune.search.verdict import BASELINE, MIN_BLOCKS, compare, pooled_variance
-from autotune.suspects import Suspect, Unpriced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

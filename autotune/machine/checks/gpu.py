@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from autotune.contract import Gpu
-from autotune.machine.checks_driver import DRIVER
-from autotune.machine.finding import Finding, Subject, ok, unknown
-from autotune.machine.judged import answers, each, judged, mute, named, silent
+from autotune.machine.checks.driver import DRIVER
+from autotune.machine.checks.finding import Finding, Subject, ok, unknown
+from autotune.machine.checks.judged import answers, each, judged, mute, named, silent
 from autotune.machine.memory import spell_size
 from autotune.machine.nvml import SLOWED_BY, ask, session
 

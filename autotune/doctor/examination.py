@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from autotune.contract import Machine, Observer, Outcome, RankRecord, Sizes, TrialDir, TrialSpec, read_json
-from autotune.diagnosis import as_json, as_lines
+from autotune.doctor.diagnosis import as_json, as_lines
+from autotune.doctor.fitness import plan_of
 from autotune.errors import EXIT_ENVIRONMENT, EXIT_OK, InputError, MachineError
-from autotune.fitness import plan_of
 from autotune.machine.checks import CHECKS, WEIGHED, examine
-from autotune.machine.checks_data import READS
+from autotune.machine.checks.data import READS
+from autotune.machine.checks.finding import Finding, Plan, Subject, Weighed
 from autotune.machine.environment import without_home
 from autotune.machine.facts import describe, read_machine, resolve_gpus, visible
-from autotune.machine.finding import Finding, Plan, Subject, Weighed
 from autotune.machine.host import Host
 from autotune.machine.memory import parse_size
 from autotune.question import Question, Request, understand

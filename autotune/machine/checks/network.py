@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from autotune.machine.finding import Finding, Subject, ok, unknown
+from autotune.machine.checks.finding import Finding, Subject, ok, unknown
 from autotune.machine.host import Host
 
 SLOW_MBIT: Final = 10_000

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from autotune.machine.checks_cpu import CPU
-from autotune.machine.checks_data import DATA
-from autotune.machine.checks_gpu import GPU
-from autotune.machine.checks_links import LINKS
-from autotune.machine.checks_memory import MEMORY
-from autotune.machine.checks_network import NETWORK
-from autotune.machine.checks_software import SOFTWARE
-from autotune.machine.finding import Finding, Subject
-from autotune.machine.model_parallel import model_parallel
+from autotune.machine.checks.cpu import CPU
+from autotune.machine.checks.data import DATA
+from autotune.machine.checks.finding import Finding, Subject
+from autotune.machine.checks.gpu import GPU
+from autotune.machine.checks.links import LINKS
+from autotune.machine.checks.memory import MEMORY
+from autotune.machine.checks.model_parallel import model_parallel
+from autotune.machine.checks.network import NETWORK
+from autotune.machine.checks.software import SOFTWARE
 from autotune.machine.nvml import session
 
 Checks = Mapping[str, Callable[[Subject], Finding | None]]

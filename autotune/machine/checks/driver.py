@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from autotune.contract import Gpu
-from autotune.machine.finding import Finding, Subject, ok, unknown
-from autotune.machine.judged import each, judged, mute, named
+from autotune.machine.checks.finding import Finding, Subject, ok, unknown
+from autotune.machine.checks.judged import each, judged, mute, named
 from autotune.machine.nvml import ask, refusal, session
 
 NVIDIA: Final = "0x10de"

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from autotune.machine.checks_cpu import IMAGE_CPU_S
-from autotune.machine.finding import Finding, Subject, ok, unknown
+from autotune.machine.checks.cpu import IMAGE_CPU_S
+from autotune.machine.checks.finding import Finding, Subject, ok, unknown
 from autotune.machine.host import Space
 from autotune.machine.limits import meminfo
 from autotune.machine.memory import spell_size as size

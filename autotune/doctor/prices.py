@@ -20,10 +20,21 @@ from typing import Any, Final
 import psutil
 
 from autotune.contract import Deadlines, Probe, RunDir, TrialResult, TrialSpec
-from autotune.doctor import doctor
+from autotune.doctor.examination import doctor
+from autotune.doctor.pricelist import Priced, prices_of
+from autotune.doctor.suspects import (
+    Suspect,
+    Unpriced,
+    of_cache,
+    of_cold_reads,
+    of_environment,
+    of_threads,
+    of_workers,
+    with_workers,
+    worker_counts,
+)
 from autotune.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, NoTrialError
 from autotune.interrupts import uninterrupted
-from autotune.pricelist import Priced, prices_of
 from autotune.question import TRIAL_ARGS, Question, Request, understand
 from autotune.report import words
 from autotune.report.advice import advise
@@ -36,17 +47,6 @@ from autotune.run.trial import run_trial
 from autotune.search.budget import Budget
 from autotune.search.plan import RunTrial
 from autotune.search.verdict import BASELINE, MIN_BLOCKS
-from autotune.suspects import (
-    Suspect,
-    Unpriced,
-    of_cache,
-    of_cold_reads,
-    of_environment,
-    of_threads,
-    of_workers,
-    with_workers,
-    worker_counts,
-)
 
 MARGIN: Final = 1.15
 """Run times vary on a busy machine."""

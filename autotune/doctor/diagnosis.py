@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from autotune.contract import Machine, to_dict
+from autotune.machine.checks.finding import Finding, Plan
 from autotune.machine.facts import describe
-from autotune.machine.finding import Finding, Plan
 from autotune.machine.memory import spell_size as size
 
 WORST_FIRST: Final = ("fail", "warn", "unknown", "info", "ok")

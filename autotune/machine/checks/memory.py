@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from autotune.machine.finding import Finding, Plan, Subject, ok, unknown
+from autotune.machine.checks.finding import Finding, Plan, Subject, ok, unknown
 from autotune.machine.limits import cgroup_memory_left_bytes, meminfo, oom_kills
 from autotune.machine.memory import spell_size as size
 from autotune.machine.shared_memory import MARGIN, TRAIN_PREFETCH, image_bytes, train_bytes, val_bytes
@@ -20,17 +20,20 @@ IMPORT_BYTES: Final = 600 << 20
 """Resident after importing torch 2.15 and Ultralytics 8.4.190; measured here: 567 MiB."""
 
 
-def workers_of(plan: Plan, n_cores_host: int, *, times: int = 1) -> int:
+def workers_of(plan: Plan, n_cores_host: int) -> int:
     """Loader workers that a rank gets (data/build.py): os.cpu_count() divided by the GPUs, and its batches, are caps.
 
-    A rank that has only one batch an epoch loads it itself.
+    A rank that has only one batch an epoch loads it itself, and so does every training on a CPU (engine/trainer.py).
 
     Args:
         plan: the job.
         n_cores_host: os.cpu_count().
-        times: 2 for validation, whose loader asks for twice as many.
     """
-    cap = n_cores_host // max(len(plan.gpus), 1)
+    return _capped(plan, n_cores_host // len(plan.gpus), 1) if plan.gpus else 0
+
+
+def _capped(plan: Plan, cap: int, times: int) -> int:
+    """`times` is 2 for validation, whose loader asks for twice as many."""
     if plan.n_images is not None and times == 1:
         n_batches = math.ceil(math.ceil(plan.n_images / plan.n_ranks) / plan.batch_per_gpu)
         cap = min(cap, n_batches if n_batches > 1 else 0)
@@ -39,8 +42,10 @@ def workers_of(plan: Plan, n_cores_host: int, *, times: int = 1) -> int:
 
 def shared_memory(subject: Subject) -> Finding | None:
     """16: the batches that loader workers keep ready lie in /dev/shm; a full one kills them (bus error)."""
-    plan = subject.plan
-    workers = workers_of(plan, subject.machine.n_cores_host)
+    plan, cores = subject.plan, subject.machine.n_cores_host
+    # On a CPU plain YOLO has no loader workers, but autotune's own setting `workers` may try some.
+    tried = "" if plan.gpus else ", if a trial takes loader workers (plain YOLO has none on a CPU)"
+    workers, val_workers = (_capped(plan, cores // max(len(plan.gpus), 1), times) for times in (1, 2))
     if workers == 0:
         return None
     space = subject.host.space("/dev/shm")
@@ -48,7 +53,6 @@ def shared_memory(subject: Subject) -> Finding | None:
         return unknown("/dev/shm cannot be read", "is it mounted? Loader workers hand their batches over in it")
     image = image_bytes(plan.imgsz, 4 if plan.task == "classify" else 1)  # classify hands over 32 bit floats
     rank = train_bytes(workers=workers, batch_per_gpu=plan.batch_per_gpu, image_bytes=image)
-    val_workers = workers_of(plan, subject.machine.n_cores_host, times=2)
     val = val_bytes(workers=val_workers, batch_per_gpu=plan.batch_per_gpu, image_bytes=image)
     need = round(MARGIN * plan.n_ranks * (rank + val))
     ranks = f"{plan.n_ranks} ranks x " if plan.n_ranks > 1 else ""
@@ -63,10 +67,10 @@ def shared_memory(subject: Subject) -> Finding | None:
         f"bare metal: mount -o remount,size={gib}g /dev/shm; or fewer workers"
     )
     if space.free_bytes < rank:
-        says = f"{size(space.free_bytes)} free in /dev/shm, one rank's training queue alone needs {size(rank)}"
-        return Finding(verdict="fail", says=says, evidence=evidence, remedy=remedy)
+        says = f"{size(space.free_bytes)} free in /dev/shm, one rank's training queue alone needs {size(rank)}{tried}"
+        return Finding(verdict="warn" if tried else "fail", says=says, evidence=evidence, remedy=remedy)
     if space.free_bytes < need:
-        says = f"{size(space.free_bytes)} free in /dev/shm, full queues need {size(need)}"
+        says = f"{size(space.free_bytes)} free in /dev/shm, full queues need {size(need)}{tried}"
         return Finding(verdict="warn", says=says, evidence=evidence, remedy=remedy)
     return ok(f"{size(space.free_bytes)} free in /dev/shm, full queues need {size(need)}", *evidence)
 

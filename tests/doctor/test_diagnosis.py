@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from autotune.contract import Gpu, Machine, Mount, from_dict
-from autotune.diagnosis import as_json, as_lines
+from autotune.doctor.diagnosis import as_json, as_lines
+from autotune.machine.checks.finding import Finding, Plan, ok, unknown
 from autotune.machine.facts import read_machine
-from autotune.machine.finding import Finding, Plan, ok, unknown
 from tests.machine.fakes import fabricate
 
 FINDINGS = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from autotune.doctor.fitness import plan_of, refuse_if_unfit
 from autotune.errors import MachineError
-from autotune.fitness import plan_of, refuse_if_unfit
 from autotune.machine.facts import read_machine
 from autotune.question import Question, Request, understand
 from tests.machine.fakes import LIMITS, FakeHost, fabricate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import MachineError
 from autotune.machine.checks import examine
-from autotune.machine.finding import Plan, Subject
+from autotune.machine.checks.finding import Plan, Subject
 from autotune.machine.host import Host
 from autotune.question import Question
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from autotune.contract import Gpu, GpuLink
-from autotune.machine.finding import Finding, Subject, unknown
+from autotune.machine.checks.finding import Finding, Subject, unknown
 from autotune.machine.nvml import ask, session
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from autotune.machine.finding import Finding, Subject, Weighed
+from autotune.machine.checks.finding import Finding, Subject, Weighed
 from autotune.machine.memory import spell_size as size
 
 ALLOWANCE_BYTES: Final = 700 << 20

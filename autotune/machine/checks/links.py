@@ -7,9 +7,9 @@ from itertools import combinations
 from typing import Final
 
 from autotune.contract import Gpu, GpuLink
-from autotune.machine.checks_driver import cards_on_the_bus
-from autotune.machine.finding import Finding, Subject, ok, unknown
-from autotune.machine.judged import each, judged, links, mute, named
+from autotune.machine.checks.driver import cards_on_the_bus
+from autotune.machine.checks.finding import Finding, Subject, ok, unknown
+from autotune.machine.checks.judged import each, judged, links, mute, named
 
 NEAREST_FIRST: Final = ("SAME", "PIX", "PXB", "PHB", "NODE", "SYS")
 WAYS: Final = {

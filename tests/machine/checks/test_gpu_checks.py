@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from autotune.machine.checks import examine
-from autotune.machine.checks_driver import BUILT_FOR, DRIVER, runs_on
-from autotune.machine.checks_gpu import GPU
-from autotune.machine.checks_links import LINKS
+from autotune.machine.checks.driver import BUILT_FOR, DRIVER, runs_on
+from autotune.machine.checks.finding import Finding, Plan
+from autotune.machine.checks.gpu import GPU
+from autotune.machine.checks.links import LINKS
 from autotune.machine.fake_nvml import FakeNvml, FakeProcess, FakeWorld
 from autotune.machine.fake_worlds import (
     foreign_process,
@@ -27,7 +28,6 @@ from autotune.machine.fake_worlds import (
     not_supported_everywhere,
     throttling,
 )
-from autotune.machine.finding import Finding, Plan
 from autotune.machine.gpus import read_gpus
 from autotune.machine.host import Host
 from tests.machine.gpu_subjects import GPU_CLASS, VERSIONS, bare_root, subject, write

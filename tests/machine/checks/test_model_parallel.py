@@ -8,9 +8,9 @@ import pytest
 
 from autotune.contract import Machine, Sizes
 from autotune.machine.checks import WEIGHED
-from autotune.machine.finding import Subject, Weighed
+from autotune.machine.checks.finding import Subject, Weighed
+from autotune.machine.checks.model_parallel import model_parallel
 from autotune.machine.memory import spell_size
-from autotune.machine.model_parallel import model_parallel
 
 MIB, GIB = 1 << 20, 1 << 30
 MACHINE = Machine(hostname="h", cpu="c", n_cores=2, n_cores_host=2, ram_bytes=GIB, shm_bytes=None)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from autotune.machine.checks_memory import workers_of
-from autotune.machine.finding import Finding, Subject, Verdict, ok, unknown
+from autotune.machine.checks.finding import Finding, Subject, Verdict, ok, unknown
+from autotune.machine.checks.memory import workers_of
 from autotune.machine.limits import cgroup_pids_left, throttled_frac
 from autotune.machine.memory import spell_size as size
 
@@ -44,7 +44,7 @@ def limits(subject: Subject) -> Finding:
     nofile = limits_.get("nofile")
     if nofile is not None and nofile < NOFILE_GOOD:
         verdict: Verdict = "fail" if nofile < NOFILE_LEAST else "warn" if nofile < need else "info"
-        said = f"{nofile} open files allowed, {workers} workers a rank may need {need}"
+        said = f"{nofile} open files allowed, a rank with {workers} loader workers may need {need}"
         faults.append((verdict, said, "ulimit -n 65536; docker run --ulimit nofile=65536:65536"))
     memlock = limits_.get("memlock")
     if memlock is not None and subject.host.names("sys/class/infiniband"):
@@ -71,7 +71,8 @@ def limits(subject: Subject) -> Finding:
     if not faults:
         if "nofile" not in limits_:
             return unknown("the limits of this process cannot be read")
-        return ok(f"{_limit('nofile', nofile)} open files, enough for {workers} workers a rank", *evidence)
+        enough = f", enough for {workers} workers a rank" if workers else " allowed"
+        return ok(f"{_limit('nofile', nofile)} open files{enough}", *evidence)
     faults.sort(key=lambda f: ("fail", "warn", "info").index(f[0]))
     return Finding(
         verdict=faults[0][0],

@@ -10,13 +10,13 @@ import pytest
 
 from autotune.contract import Gpu
 from autotune.machine.checks import examine
-from autotune.machine.checks_cpu import CPU
-from autotune.machine.checks_data import DATA, READS, read_speed
-from autotune.machine.checks_memory import MEMORY
-from autotune.machine.checks_network import NETWORK
-from autotune.machine.checks_software import SOFTWARE
+from autotune.machine.checks.cpu import CPU
+from autotune.machine.checks.data import DATA, READS, read_speed
+from autotune.machine.checks.finding import Finding, Plan, Subject
+from autotune.machine.checks.memory import MEMORY
+from autotune.machine.checks.network import NETWORK
+from autotune.machine.checks.software import SOFTWARE
 from autotune.machine.facts import read_machine
-from autotune.machine.finding import Finding, Plan, Subject
 from autotune.machine.host import Space
 from tests.machine.fakes import DISTRIBUTIONS, HEALTHY, LIMITS, SPACES, UNSET_CLOCK, fabricate
 
@@ -138,6 +138,7 @@ FAULTS: list[tuple[str, str, dict[str, Any], str]] = [
     # check, verdict, how the machine differs from the healthy one, a word of what is said
     ("shared memory", "fail", {"spaces": shm(64 << 20)}, "--shm-size"),
     ("shared memory", "warn", {"spaces": shm(2 << 30)}, "full queues need"),
+    ("shared memory", "warn", {"spaces": shm(64 << 20), "plan": ALONE, "gpus": ()}, "plain YOLO has none on a CPU"),
     ("shared memory", "fail", {"spaces": shm(2 << 30), "plan": {"task": "classify"}}, "needs 2.3 GiB"),
     ("shared memory", "warn", {"spaces": shm(60 << 30), "plan": {"imgsz": 1280, "batch_per_gpu": 128}}, "--shm-size"),
     ("memory", "fail", {"files": meminfo(available_gib=1)}, "import torch"),
