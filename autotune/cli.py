@@ -176,13 +176,13 @@ def trial(
     """Run one trial again, its log on screen."""
     from autotune.report.trace import trace_lines
     from autotune.report.words import result_lines
-    from autotune.rerun import rerun_trial
+    from autotune.rerun import limit_lines, rerun_trial
 
     again, result = rerun_trial(folder, trace=trace)
     if again.trace_summary.exists():
         print("\n".join(trace_lines(again)))
         return EXIT_OK
-    print("\n".join(result_lines(result)))
+    print("\n".join((*result_lines(result), *limit_lines(again, result))))
     return EXIT_OK if result.outcome.measured else EXIT_NO_TRIAL
 
 

@@ -11,7 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from autotune.contract import Nodes, RunInfo, TrialDir, TrialResult, TrialSpec, Winner, read_json, write_json
+from autotune.contract import (
+    Machine,
+    Nodes,
+    RunDir,
+    RunInfo,
+    TrialDir,
+    TrialResult,
+    TrialSpec,
+    Winner,
+    read_json,
+    write_json,
+)
 from autotune.errors import InputError
 from autotune.folders import find_winner
 from autotune.machine.facts import read_machine, resolve_gpus
@@ -67,6 +78,22 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
         data = view.path(spec.train_args.get("cache"))
         again_spec = replace(spec, train_args={**spec.train_args, "data": data})
         return TrialDir(again), run_trial(again_spec, TrialDir(again), started_s=0.0, to_screen=not trace)
+
+
+def limit_lines(again: TrialDir, result: TrialResult) -> list[str]:
+    """What limits a trial that was run again, and what would lift it; nothing of a simulated one, nor of a probe.
+
+    Args:
+        again: from rerun_trial.
+        result: from rerun_trial.
+    """
+    from autotune.report.advice import advise
+
+    spec, machine = read_json(again.spec, TrialSpec), RunDir(again.path.parents[2]).machine
+    if spec.backend != "yolo" or spec.probe or not machine.is_file():
+        return []
+    found = advise(result, read_json(machine, Machine), gpus=spec.gpus, n_ranks=spec.n_ranks)
+    return [f"limit: {found.says}", f"lift: {found.lifts[0]}", found.resources_say] if found else []
 
 
 def nodes(n_nodes: int, node_rank: int, rdzv_endpoint: str | None) -> Nodes | None:

@@ -22,7 +22,7 @@ CAPPED: Final = 0x4
 """nvmlClocksEventReasonSwPowerCap: a full load's ordinary limit."""
 SLOWED: Final = sum(SLOWED_BY)
 COOLER: Final = "cooling or power is the limit here: nvidia-smi -q -d PERFORMANCE names it"
-ALONE: Final = "two at once measure neither: end the other one, or give --device another GPU"
+ALONE: Final = "two at once measure neither: end the other one, or choose another GPU with --gpus"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def train(folder: Path, jobs: dict[str, dict[str, Any]], n_images: int) -> dict[
     script = ["-m", "tests.worker.two_ranks", str(data), str(folder), json.dumps(jobs)]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command, *script], env=env, capture_output=True, text=True, timeout=150, cwd=folder
+        [sys.executable, *command, *script], env=env, capture_output=True, text=True, timeout=300, cwd=folder
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)] for name in jobs}
