@@ -44,7 +44,7 @@ from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, refuse_if_used
 from autotune.run.page_cache import PageCache, drop_page_cache, warm_page_cache
 from autotune.run.trial import run_trial
-from autotune.search.budget import Budget
+from autotune.search.budget import Budget, parse_budget
 from autotune.search.plan import RunTrial
 from autotune.search.verdict import BASELINE, MIN_BLOCKS
 
@@ -241,7 +241,11 @@ def run_verb(request: Request, *, as_json: bool, say: Say, ranks: int | None = N
         say: gets the lines as they are known.
         ranks: as in `doctor`.
         asked: the other arguments of `doctor`.
+
+    Raises:
+        AutotuneError: as `measure`.
     """
+    parse_budget(request.budget)  # or its fault would stand below a page of findings
     examined = doctor(request, ranks=ranks, **asked)
     if not as_json:
         say("\n".join(examined.lines))

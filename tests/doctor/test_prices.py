@@ -14,7 +14,7 @@ import pytest
 
 from autotune.contract import Outcome, TrialDir, TrialResult, TrialSpec
 from autotune.doctor.pricelist import Price, Priced, prices_of
-from autotune.doctor.prices import measure
+from autotune.doctor.prices import measure, run_verb
 from autotune.doctor.suspects import (
     Suspect,
     Unpriced,
@@ -25,7 +25,7 @@ from autotune.doctor.suspects import (
     of_workers,
     worker_counts,
 )
-from autotune.errors import NoTrialError
+from autotune.errors import InputError, NoTrialError
 from autotune.question import Question, Request, understand
 from autotune.run.page_cache import drop_page_cache
 from autotune.search.verdict import BASELINE
@@ -264,6 +264,13 @@ def test_prices_for_machines(tiny: Path) -> None:
     assert set(told) == {"prices", "not_priced", "loader_alone", "limit"}
     assert {p["name"] for p in told["prices"]} == {p.name for p in found.prices}
     assert told["limit"]["limit"] == "loader"
+
+
+def test_a_wrong_budget_is_told_before_anything_else() -> None:
+    said: list[str] = []
+    with pytest.raises(InputError, match="not a time"):
+        run_verb(Request(budget="1"), as_json=False, say=said.append)
+    assert said == []
 
 
 @pytest.mark.slow
