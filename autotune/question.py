@@ -28,7 +28,7 @@ from autotune.run.energy import check_energy
 from autotune.run.transport import ASSUMED
 from autotune.search.budget import parse_budget
 from autotune.search.objective import check_objective
-from autotune.search.samplers import check_strategy
+from autotune.search.strategies import check_strategy
 from autotune.simulation import simulated_gpus
 from autotune.space.context import Context, workers_cap
 from autotune.space.ranks import check_batch, count_ranks

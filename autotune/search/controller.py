@@ -29,8 +29,8 @@ from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 from autotune.search.resume import open_study, restore
-from autotune.search.samplers import check_strategy
 from autotune.search.session import COMPILE_LIMIT_S, Session
+from autotune.search.strategies import STRATEGIES, check_strategy
 from autotune.search.study import writing_study
 
 SENTINEL_EVERY: Final = 8
@@ -175,6 +175,7 @@ def explore(session: Session) -> str:
     """Seeds, then the sampler's proposals, until the budget has no time for another; returns why it stopped."""
     proposals, plan, study = session.proposals, session.plan, session.study
     assert proposals is not None
+    propose = STRATEGIES[plan.info.strategy].propose
     left_after_baseline_s = plan.budget.left_s()
     duplicates = skips = n_trials = 0
     # A resumed search first looks whether the machine is as it was.
@@ -204,7 +205,7 @@ def explore(session: Session) -> str:
             if unseen is None:
                 return "every configuration was measured"
             proposals.queue.append(unseen)
-        number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else None)
+        number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else propose(proposals, session.ran))
         params = proposals.complete(chosen)
         if key_of(params) in proposals.known:
             duplicates += 1

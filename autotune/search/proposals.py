@@ -33,6 +33,7 @@ class Proposals:
     """All configurations of a domain (that of `prepared`, or of an earlier part of the search), and what is known.
 
     Attributes:
+        domain: knob -> values to choose from.
         queue: to be tried before the sampler is asked, in order.
         known: key -> number of the trial that ran it; None when it was skipped for its price.
     """
@@ -53,11 +54,11 @@ class Proposals:
 
     def narrow(self, domain: Mapping[str, tuple[Value, ...]]) -> None:
         """From now on choose from this domain: knobs that it lacks stay as the baseline has them."""
-        self._domain = domain
+        self.domain = domain
         self._all: dict[str, Params] | None = None
-        if math.prod(len(values) for values in self._domain.values()) <= ENUMERABLE:
-            combinations = itertools.product(*self._domain.values())
-            every = (self.complete(dict(zip(self._domain, values, strict=True))) for values in combinations)
+        if math.prod(len(values) for values in self.domain.values()) <= ENUMERABLE:
+            combinations = itertools.product(*self.domain.values())
+            every = (self.complete(dict(zip(self.domain, values, strict=True))) for values in combinations)
             self._all = {key_of(params): params for params in every}
 
     def complete(self, chosen: Params) -> Params:
@@ -74,7 +75,7 @@ class Proposals:
             left = [params for key, params in self._all.items() if key not in self.known]
             return self._rng.choice(left) if left else None
         for _ in range(DRAWS):
-            params = self.complete({name: self._rng.choice(values) for name, values in self._domain.items()})
+            params = self.complete({name: self._rng.choice(values) for name, values in self.domain.items()})
             if key_of(params) not in self.known:
                 return params
         return None
@@ -98,7 +99,7 @@ class Proposals:
         """May the knob be set so? Knobs outside the domain stay as the baseline has them; None is inert."""
         if value is None:
             return True
-        allowed = self._domain.get(name, (self.baseline.get(name),))
+        allowed = self.domain.get(name, (self.baseline.get(name),))
         return any(json.dumps(value) == json.dumps(choice) for choice in allowed)
 
 

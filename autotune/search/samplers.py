@@ -1,14 +1,10 @@
-"""Which samplers are there, and can they run here?"""
+"""Which of Optuna's samplers are there?"""
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
-
-from autotune.errors import InputError, MachineError
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -54,26 +50,4 @@ SAMPLERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
     "random": _random,
     "gp": _gp,
 }
-"""--strategy -> function of the seed."""
-
-NEEDS: Final[dict[str, tuple[str, ...]]] = {"gp": ("torch", "scipy")}
-"""Strategy -> modules it imports late: GPSampler itself would only miss them at its first model, trials later."""
-
-
-def check_strategy(name: str) -> str:
-    """The name, if that strategy exists and everything it imports is installed.
-
-    Raises:
-        InputError: no such strategy.
-        MachineError: a module it needs is missing.
-    """
-    if name not in SAMPLERS:
-        near = difflib.get_close_matches(name, SAMPLERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(SAMPLERS)}"
-        raise InputError(f"unknown strategy '{name}'", hint)
-    missing = [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
-    if missing:
-        raise MachineError(
-            f"strategy {name} needs {' and '.join(missing)}, not installed", f"pip install {' '.join(missing)}"
-        )
-    return name
+"""Name -> function of the seed; strategies.py says which strategy has which."""

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autotune.contract import Outcome, Params, Role, TrialResult, Value
 from autotune.errors import FREE_SOME, MachineError
 from autotune.search.samplers import SAMPLERS
+from autotune.search.strategies import STRATEGIES
 
 STUDY_NAME: Final = "autotune"
 FEASIBLE: Final = "feasible"
@@ -51,7 +52,7 @@ class Study:
     Args:
         path: SQLite file, made when missing; an earlier part of the same search is taken over.
         objective: name of the objective; it becomes the metric name.
-        strategy: key of SAMPLERS.
+        strategy: key of STRATEGIES.
         seed: of the sampler.
         command: the command line, kept as a study attribute.
 
@@ -78,14 +79,15 @@ class Study:
         )
         trials = self._study.get_trials(deepcopy=False)
         # A resumed search must not draw its first random configurations again.
-        self._study.sampler = SAMPLERS[strategy](seed + len(trials))
+        sampler = STRATEGIES[strategy].sampler
+        self._study.sampler = SAMPLERS[sampler](seed + len(trials))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # set_metric_names has been experimental since 3.2
             self._study.set_metric_names([objective])
         if not trials:
             self._study.set_user_attr("command", command)
             self._study.set_user_attr("objective", objective)
-        self._imputes = strategy == "gp"
+        self._imputes = sampler == "gp"
         self._running: dict[int, Trial] = {}
         self._outside: set[int] = set()
         self._worst: float | None = None

@@ -7,8 +7,6 @@ import optuna
 import pytest
 
 from autotune.contract import Outcome, TrialResult
-from autotune.errors import InputError
-from autotune.search.samplers import SAMPLERS, check_strategy
 from autotune.search.study import Study
 
 DOMAIN = {"batch_per_gpu": (16, 32, 64), "amp": (False, True), "prefetch_factor": (2, 4)}
@@ -141,13 +139,6 @@ def test_importance_ignores_what_was_not_measured(tmp_path):
     assert next(iter(shares)) == "amp"
     assert sum(shares.values()) == pytest.approx(1.0)
     assert note == "", "how few they are the figure says"
-
-
-def test_strategies():
-    assert [check_strategy(name) for name in SAMPLERS] == ["tpe", "random", "gp"]
-    with pytest.raises(InputError, match="unknown strategy 'ramdom'") as e:
-        check_strategy("ramdom")
-    assert e.value.hint == "did you mean random?"
 
 
 def test_dashboard_serves_every_trial(tmp_path):
