@@ -28,6 +28,7 @@ CASES = [
     pytest.param(phase, number, marks=() if (phase, number) in PLAIN else pytest.mark.slow, id=f"{phase}-{number.name}")
     for phase in PHASES
     for number in (INT, TERM, KILL)
+    if number is not TERM or phase in ("baseline", "trial")  # SIGTERM goes the way of SIGINT (interrupts.py)
 ]
 HANGS = {phase: {f"{phase} 1": {"fault": "hang", "at": 4}} for phase in PHASES[:3]}
 """It is still running when the signal comes."""
