@@ -18,9 +18,8 @@ DISPLAY: Final = "0x03"
 LEAST_DRIVER: Final = {13: 580, 12: 525, 11: 450}
 """CUDA's major version -> the oldest driver branch (docs.nvidia.com/deploy/cuda-compatibility, minor-version)."""
 MINOR: Final = "within a major version that is enough, but for PTX compiled at run time and for some new features"
-OLDER_BUILD: Final = (
-    "torch's build for CUDA 12.6 (pip install torch --index-url https://download.pytorch.org/whl/cu126)"
-)
+WHERE: Final = "(PyTorch's page `Get Started` has the command)"
+OLDER_BUILD: Final = f"torch's build for CUDA 12.6 {WHERE}"
 BUILT_FOR: Final[dict[str, dict[str, frozenset[int]]]] = {
     "12.6": {"x86_64": frozenset({50, 60, 70, 75, 80, 86, 90}), "aarch64": frozenset({80, 90})},
     "13.0": {"x86_64": frozenset({75, 80, 86, 90, 100, 120}), "aarch64": frozenset({80, 90, 100, 110, 120})},
@@ -145,8 +144,8 @@ def architecture(subject: Subject) -> Finding | None:
         f"torch holds no code for {named(without)} (capability {_capability(without[0])}): no kernel image is available"
     )
     fits = [c for c, by in BUILT_FOR.items() if all(runs_on(g, by["x86_64"]) for g in gpus)]
-    index = f"https://download.pytorch.org/whl/cu{fits[-1].replace('.', '')}" if fits else ""
-    remedy = f"pip install torch --index-url {index}" if fits else "no wheel of torch 2.15 has it: use an older torch"
+    build = f"install torch's build for CUDA {fits[-1]} {WHERE}" if fits else ""
+    remedy = build or "no wheel of torch 2.15 has it: use an older torch"
     return Finding(verdict="fail", says=says, evidence=(*each(gpus, _capable), built), remedy=remedy)
 
 

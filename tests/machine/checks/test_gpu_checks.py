@@ -457,7 +457,7 @@ def test_a_wheel_that_is_not_known(tmp_path: Path) -> None:
 
 def test_the_remedy_for_an_old_gpu_is_the_older_wheel(tmp_path: Path) -> None:
     pascal = healthy_world(1).changed(0, capability=(6, 1))
-    assert found(pascal, tmp_path)["gpu architecture"].remedy.endswith("/whl/cu126")
+    assert found(pascal, tmp_path)["gpu architecture"].remedy.startswith("install torch's build for CUDA 12.6 ")
     kepler = healthy_world(1).changed(0, capability=(3, 7))
     assert "older torch" in found(kepler, tmp_path)["gpu architecture"].remedy
 
