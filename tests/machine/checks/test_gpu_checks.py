@@ -466,7 +466,7 @@ def test_an_old_driver_is_told_of_the_wheel_that_it_can_drive(tmp_path: Path) ->
     for driver, cuda, has_wheel in (("535.1", 12020, True), ("470.1", 11040, False)):
         said = found(replace(healthy_world(1), driver=driver, cuda=cuda), tmp_path)["driver"]
         assert said.verdict == "fail"
-        assert ("cu126" in said.remedy) is has_wheel
+        assert ("CUDA 12.6" in said.remedy) is has_wheel
 
 
 def test_the_kernels_log_is_read_to_its_end_and_not_waited_for(tmp_path: Path) -> None:
