@@ -129,7 +129,8 @@ def test_a_real_trial_leaves_its_samples(tmp_path: Path) -> None:
     assert 2 <= len(inside) <= window_s / 0.25 + 2
     assert float(inside[-1]["t_s"]) - float(inside[0]["t_s"]) <= window_s
     assert all(float(r["tree_rss_bytes"]) > 5e6 for r in inside)
-    assert 0 < float(rows[-1]["cpu_frac"]) <= 1.001
+    busy = [float(r["cpu_frac"]) for r in rows if r["cpu_frac"]]
+    assert 0 < max(busy) <= 1.001, "of a quarter of a second that a trial sleeps through, 0 is true"
     assert measured.meanwhile is not None
     assert measured.meanwhile.n_samples == len(inside)
     assert measured.meanwhile.gpus[0].util_frac == pytest.approx(0.97)
