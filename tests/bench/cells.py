@@ -42,12 +42,14 @@ class Cell:
 
 
 def dataset(kind: str) -> Path:
-    """data.yaml of a set, drawn once: `vga` 256 demo images of 640x480, `toy` 96 of them, `hd` 200 of 1920x1080."""
+    """data.yaml of a set, drawn once: `vga` 256 demo images of 640x480, `small` 128, `toy` 96 of them, `hd` 200 of 1920x1080."""
     home = cache_home() / "bench"
     for left in home.rglob("*.npy"):  # of a training with cache=disk: plain YOLO reads them in any cache mode
         left.unlink()
     if kind == "vga":
         return demo_dataset(home / "vga", n_train=256, n_val=8)
+    if kind == "small":
+        return demo_dataset(home / "small", n_train=128, n_val=8)
     if kind == "toy":
         return demo_dataset(home / "toy", n_train=96, n_val=8)
     assert kind == "hd"
