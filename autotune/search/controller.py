@@ -30,6 +30,8 @@ from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 from autotune.search.resume import open_study, restore
 from autotune.search.session import COMPILE_LIMIT_S, Session
+from autotune.search.situation import Proposal, situation_of
+from autotune.search.stopping import Stopping
 from autotune.search.strategies import STRATEGIES, check_strategy
 from autotune.search.study import writing_study
 
@@ -177,6 +179,7 @@ def explore(session: Session) -> str:
     assert proposals is not None
     propose = STRATEGIES[plan.info.strategy].propose
     left_after_baseline_s = plan.budget.left_s()
+    stopping = Stopping()
     duplicates = skips = n_trials = 0
     # A resumed search first looks whether the machine is as it was.
     n_since_sentinel = SENTINEL_EVERY if plan.past and plan.past.baseline else 0
@@ -205,7 +208,14 @@ def explore(session: Session) -> str:
             if unseen is None:
                 return "every configuration was measured"
             proposals.queue.append(unseen)
-        number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else propose(proposals, session.ran))
+        proposal = Proposal()
+        if not proposals.queue:
+            proposal = propose(situation_of(session))
+            job_s = session.best().value if plan.info.objective == "job_time" else None
+            why = stopping.why(proposal, n_trials=n_trials, price_s=ordinary_s, job_s=job_s)
+            if why is not None:
+                return why
+        number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else proposal.params)
         params = proposals.complete(chosen)
         if key_of(params) in proposals.known:
             duplicates += 1

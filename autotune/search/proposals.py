@@ -65,6 +65,10 @@ class Proposals:
         """Choices over the domain -> the whole configuration in its one spelling."""
         return self._canonical({**self.baseline, **chosen})
 
+    def every(self) -> dict[str, Params] | None:
+        """Key -> configuration, of all there are; None when they are too many to list."""
+        return self._all
+
     def exhausted(self) -> bool:
         """True when it is certain that nothing is left to try."""
         return self._all is not None and self._all.keys() <= self.known.keys()

@@ -10,32 +10,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from autotune.contract import Params, Value
+from autotune.contract import Value
 from autotune.errors import InputError, MachineError
-from autotune.search.proposals import Proposals, key_of
+from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
+from autotune.search.situation import Proposal, Situation
 
-Propose = Callable[[Proposals, Sequence[Ran]], Params | None]
-"""From the configurations there are and the trials so far, what to try; None: the sampler chooses."""
-
-
-def _sampler_chooses(proposals: Proposals, ran: Sequence[Ran]) -> Params | None:
-    return None
+Propose = Callable[[Situation], Proposal]
+"""From where the search stands, what to try next."""
 
 
-def _descend(proposals: Proposals, ran: Sequence[Ran]) -> Params | None:
+def _sampler_chooses(s: Situation) -> Proposal:
+    return Proposal()
+
+
+def _structured(s: Situation) -> Proposal:
+    """The structured surrogate: what a step is made of, fitted to what trials report (model.py, guided.py)."""
+    from autotune.search.guided import propose
+
+    return propose(s)
+
+
+def _descend(s: Situation) -> Proposal:
     """Coordinate descent from the fastest so far: one setting changed, the nearest values first, knob after knob.
 
     The space's seeds come before (an expert's start): SEARCH 2.3's yardstick, better there than any stock sampler. It
     reads nothing but the trials, so a resumed search goes on where it stopped. At a local optimum, where every single
     change is known, the sampler chooses.
     """
+    ran, proposals = s.ran, s.proposals
     best = min((r for r in ran if r.value is not None and r.result.outcome.measured), key=_value, default=None)
     if best is None:
-        return None
+        return Proposal()
     here, knobs = best.result.params, [name for name, values in proposals.domain.items() if len(values) > 1]
     if not knobs:
-        return None
+        return Proposal()
     # After a step the next knob is looked at, not the first one again: else late knobs would never have their turn.
     last = next((r.result.params for r in reversed(ran) if r.result.role == "trial"), here)
     moved = [i for i, name in enumerate(knobs) if not _same(last.get(name), here.get(name))]
@@ -44,17 +53,18 @@ def _descend(proposals: Proposals, ran: Sequence[Ran]) -> Params | None:
         for value in _nearest_first(proposals.domain[name], here.get(name)):
             params = proposals.complete({**here, name: value})
             if key_of(params) not in proposals.known:
-                return params
-    return None
+                return Proposal(params=params)
+    return Proposal()
 
 
-def _walk(proposals: Proposals, ran: Sequence[Ran]) -> Params | None:
+def _walk(s: Situation) -> Proposal:
     """Every combination in the order of the space's file, the last knob first."""
+    proposals = s.proposals
     for values in itertools.product(*proposals.domain.values()):
         params = proposals.complete(dict(zip(proposals.domain, values, strict=True)))
         if key_of(params) not in proposals.known:
-            return params
-    return None
+            return Proposal(params=params)
+    return Proposal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,7 @@ class Strategy:
 
 
 STRATEGIES: Final[dict[str, Strategy]] = {
+    "structured": Strategy("tpe", _structured),
     "tpe": Strategy("tpe"),
     "random": Strategy("random"),
     "gp": Strategy("gp", needs=("torch", "scipy")),

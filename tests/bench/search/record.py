@@ -17,10 +17,10 @@ import lzma
 import random
 import sys
 import tempfile
-from contextlib import nullcontext
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -51,7 +51,9 @@ SEGMENT = SegmentSettings(
     ci_target_frac=0.08,
 )
 EVERY = 12
-PART = 45
+PART = 65
+SAVE_EVERY = 5
+TURN_S = 90.0
 COLUMNS = ("end_s", "wait_s", "step_s", "images")
 
 
@@ -61,7 +63,7 @@ class Recorder:
     Args:
         job: key of JOBS.
         out: its folder.
-        lock: a file that is locked while a run measures, so that other work on the machine waits.
+        lock: a file that is locked while runs measure, so that other work on the machine waits.
     """
 
     def __init__(self, job: str, out: Path, lock: Path | None) -> None:
@@ -79,6 +81,8 @@ class Recorder:
                 self.lines += map(json.loads, f)
         self.n_saved = len(self.lines)
         self.number = 0
+        self.turn: IO[str] | None = None
+        self.turn_ends = 0.0
 
     def run(self, params: Params, *, plain: bool = False) -> tuple[dict[str, Any], RankRecord | None]:
         """One fresh process; `plain`: the user's own arguments, before anything is known."""
@@ -95,12 +99,21 @@ class Recorder:
         )  # fmt: skip
         folder = TrialDir(Path(self.tmp.name) / f"{self.number}")
         self.number += 1
-        with self.lock.open("w") if self.lock else nullcontext() as f:
-            if f:
-                fcntl.flock(f, fcntl.LOCK_EX)
-            result = run_trial(spec, folder, started_s=0.0, preloaded=self.preloaded)
+        self.take_turn()
+        result = run_trial(spec, folder, started_s=0.0, preloaded=self.preloaded)
         ranks = [read_json(path, RankRecord) for path in folder.path.glob("rank0.json")]
         return to_dict(replace(result, log_tail=())), ranks[0] if ranks else None
+
+    def take_turn(self) -> None:
+        """Hold the lock for TURN_S at a time: other work on the machine waits, and has its turn."""
+        if self.lock is None or (self.turn and time.monotonic() < self.turn_ends):
+            return
+        if self.turn:
+            self.turn.close()
+            time.sleep(0.05)  # whoever waits takes it
+        self.turn = self.lock.open("w")
+        fcntl.flock(self.turn, fcntl.LOCK_EX)
+        self.turn_ends = time.monotonic() + TURN_S
 
     def prepare(self) -> None:
         """The baseline says what the domain is; table.json keeps that for all later parts."""
@@ -167,16 +180,18 @@ class Recorder:
             )  # fmt: skip
             changes = changes_of(params, self.baseline)
             print(n, role, result["outcome"], result["images_per_s"], f"{result['took_s']:.1f} s", changes, flush=True)
-            if len(self.lines) - self.n_saved >= PART or n + 1 == len(plan):
+            if len(self.lines) % SAVE_EVERY == 0 or n + 1 == len(plan):
                 self.save()
 
     def save(self) -> None:
-        """The runs since the last part become a part; whole or not at all."""
-        part = self.out / f"part-{len(list(self.out.glob('part-*.jsonl.xz'))):03d}.jsonl.xz"
-        tmp = part.with_name(f".{part.name}.tmp")
-        with lzma.open(tmp, "wt", preset=9) as f:
-            f.writelines(json.dumps(line) + "\n" for line in self.lines[self.n_saved :])
-        tmp.replace(part)
+        """The part that is being filled, anew; whole or not at all."""
+        k = self.n_saved // PART
+        for i in range(k, -(-len(self.lines) // PART)):
+            part = self.out / f"part-{i:03d}.jsonl.xz"
+            tmp = part.with_name(f".{part.name}.tmp")
+            with lzma.open(tmp, "wt", preset=9) as f:
+                f.writelines(json.dumps(line) + "\n" for line in self.lines[i * PART : (i + 1) * PART])
+            tmp.replace(part)
         self.n_saved = len(self.lines)
 
 

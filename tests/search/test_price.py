@@ -3,7 +3,7 @@ from dataclasses import replace
 from search_world import BASELINE
 
 from autotune.contract import Outcome, SegmentSettings, TrialResult
-from autotune.search.model import COMPILE_COLD_S, DECODED_PER_S, LAUNCH_S, PriceModel
+from autotune.search.price import COMPILE_COLD_S, DECODED_PER_S, LAUNCH_S, PriceModel
 
 SEGMENT = SegmentSettings()
 

@@ -1,0 +1,210 @@
+"""What is believed of each setting before anything is measured, and how does a configuration become numbers?
+
+A setting acts on four resources, each by a factor; here stand the logs of these factors, as a mean and a standard
+deviation. The means are folklore (KNOBS 1, SEARCH 5.3), the deviations are wide: they are worth some ten trials when
+they are right, and cost nothing by the twentieth when they are wrong (SEARCH 2.4). A setting that is not listed has
+UNKNOWN, so a new knob needs no row here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from autotune.contract import Params, Value
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Resource = Literal["compute", "launch", "data", "exchange", "memory"]
+"""compute: seconds per image of the step without waiting; launch: its part that no batch makes longer; data: seconds
+per image of the loader; exchange: what of the ranks' communication nothing hides; memory: bytes per image."""
+RESOURCES: Final[tuple[Resource, ...]] = ("compute", "launch", "data", "exchange", "memory")
+Belief = tuple[float, float]
+"""Mean and standard deviation of a log factor."""
+
+BATCH: Final = "batch_per_gpu"
+WORKERS: Final = "workers"
+THREADS: Final = "torch_threads"
+UNKNOWN: Final[dict[Resource, Belief]] = {"compute": (0.0, 0.05), "data": (0.0, 0.03), "memory": (0.0, 0.05)}
+EXCHANGE: Final[dict[Resource, Belief]] = {"exchange": (0.0, 0.35), "compute": (0.0, 0.02)}
+"""Of a knob that acts on communication and has no row of its own."""
+LEVEL_SD: Final = 0.06
+"""Of a single value of a knob with a slope, about its line."""
+
+VALUES: Final[dict[str, dict[Value, dict[Resource, Belief]]]] = {
+    "amp": {
+        True: {"compute": (-0.6, 0.35), "launch": (0.05, 0.1), "memory": (-0.45, 0.2)},
+        "bf16": {"compute": (-0.6, 0.35), "launch": (0.0, 0.1), "memory": (-0.45, 0.2)},
+        False: {},
+    },
+    "compile": {
+        "default": {"compute": (-0.1, 0.1), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
+        "reduce-overhead": {"compute": (-0.1, 0.1), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
+        "max-autotune": {"compute": (-0.13, 0.12), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
+        "max-autotune-no-cudagraphs": {"compute": (-0.13, 0.12), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
+        False: {},
+    },
+    "channels_last": {True: {"compute": (-0.09, 0.12), "memory": (0.0, 0.05)}, False: {}},
+    "cudnn_benchmark": {True: {"compute": (-0.03, 0.05), "memory": (0.02, 0.05)}, False: {}},
+    "deterministic": {True: {}, False: {"compute": (-0.02, 0.05)}},
+    "cache": {
+        False: {},
+        "ram": {"data": (-0.5, 0.5), "compute": (0.0, 0.03)},
+        "disk": {"data": (-0.4, 0.5), "compute": (0.0, 0.03)},
+    },
+    "pin_memory": {True: {}, False: {"compute": (0.02, 0.04)}},
+    "fused_sgd": {False: {}, True: {"compute": (-0.01, 0.03), "launch": (-0.05, 0.1)}},
+    "stride_on_cpu": {False: {}, True: {"launch": (-0.05, 0.1)}},
+    "gc_freeze": {False: {}, True: {"launch": (-0.02, 0.05)}},
+    "find_unused_parameters": {True: {}, False: {"launch": (-0.05, 0.1), "exchange": (-0.1, 0.2)}},
+    "no_sync": {False: {}, True: {"exchange": (-0.5, 0.5)}},
+    "nccl_backend": {"nccl2": {}, "legacy": {"exchange": (-0.2, 0.4)}},
+}
+"""Knob -> value -> resource -> log factor against that knob's plainest value."""
+SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
+    THREADS: {"compute": (-0.6, 0.3)},
+    "omp_num_threads": {"launch": (0.0, 0.05), "data": (0.0, 0.05)},
+    "prefetch_factor": {"data": (-0.02, 0.04)},
+    "log_every": {"launch": (-0.02, 0.03)},
+    "activation_memory_budget": {"compute": (-0.2, 0.2), "memory": (0.5, 0.3)},
+    "bucket_cap_mb": {"exchange": (0.0, 0.15)},
+    "nccl_buffsize": {"exchange": (0.0, 0.1)},
+    "nccl_ib_qps": {"exchange": (-0.1, 0.2)},
+}
+"""Knob -> resource -> log factor per natural log of its value."""
+NO_EFFECT: Final = frozenset({BATCH, WORKERS, "val_workers"})
+"""The step's own formula has these; workers' single values are added below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Configurations of one domain as rows of indices, and what each index adds to each resource.
+
+    Attributes:
+        names: of the knobs, columns of a row.
+        values: of each knob; the first is the baseline's.
+        offsets: of each knob in the long axis of `weights`.
+        weights: resource -> (all values, coefficients): row of a value -> coefficient.
+        mean: (coefficients,) prior means.
+        sd: (coefficients,) prior standard deviations.
+        labels: (knob, value, resource) of each coefficient; value None for a slope.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[Value, ...], ...]
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+    weights: dict[Resource, Array]
+    mean: Array
+    sd: Array
+    labels: tuple[tuple[str, Value, Resource], ...]
+    index: tuple[dict[str, int], ...]
+
+    def rows(self, configurations: Sequence[Params]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(n, knobs) indices; a value that the domain does not hold, None above all, counts as the baseline's."""
+        out = np.zeros((len(configurations), len(self.names)), dtype=np.int64)
+        for i, params in enumerate(configurations):
+            for j, name in enumerate(self.names):
+                out[i, j] = self.index[j].get(json.dumps(params.get(name)), 0)
+        return out
+
+    def params(self, row: Sequence[int]) -> Params:
+        """The other way."""
+        return {name: self.values[j][row[j]] for j, name in enumerate(self.names)}
+
+    def features(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> dict[Resource, Array]:
+        """Resource -> (n, coefficients): how often each coefficient counts in its log factor."""
+        at = rows + self.offsets
+        return {resource: weights[at].sum(axis=1) for resource, weights in self.weights.items()}
+
+    def numbers(self, rows: np.ndarray[Any, np.dtype[np.int64]], name: str, default: float) -> Array:
+        """(n,) the values of a numeric knob; the default where the domain has no such knob, or a value is none."""
+        if name not in self.names:
+            return np.full(len(rows), default)
+        j = self.names.index(name)
+        table = np.array([default if v is None or isinstance(v, str) else float(v) for v in self.values[j]])
+        out: Array = table[rows[:, j]]
+        return out
+
+
+def encode(domain: Mapping[str, Sequence[Value]], baseline: Params, exchanging: frozenset[str]) -> Encoding:
+    """The encoding of a domain.
+
+    Args:
+        domain: knob -> values.
+        baseline: the user's own settings: every coefficient is a difference from them.
+        exchanging: knobs that act on communication between ranks; empty with one rank.
+    """
+    names = tuple(domain)
+    values = tuple(_with_first(domain[name], baseline.get(name)) for name in names)
+    labels: list[tuple[str, Value, Resource]] = []
+    mean: list[float] = []
+    sd: list[float] = []
+    entries: list[tuple[int, int, float]] = []
+    offsets = np.cumsum([0, *(len(v) for v in values)])
+    for j, name in enumerate(names):
+        for resource, slope in _slopes(name).items():
+            base = _log(values[j][0])
+            labels.append((name, None, resource))
+            mean.append(slope[0])
+            sd.append(slope[1])
+            entries += [(int(offsets[j]) + i, len(labels) - 1, _log(v) - base) for i, v in enumerate(values[j])]
+        own = _beliefs(name, values[j], exchanging)
+        for i, value in enumerate(values[j][1:], start=1):
+            for resource in RESOURCES:
+                here, there = own[i].get(resource), own[0].get(resource)
+                if here is None and there is None:
+                    continue
+                labels.append((name, value, resource))
+                mean.append((here or (0.0, 0.0))[0] - (there or (0.0, 0.0))[0])
+                sd.append(max((here or (0.0, 0.0))[1], (there or (0.0, 0.0))[1]))
+                entries.append((int(offsets[j]) + i, len(labels) - 1, 1.0))
+    weights: dict[Resource, Array] = {r: np.zeros((int(offsets[-1]), len(labels))) for r in RESOURCES}
+    for row, column, weight in entries:
+        weights[labels[column][2]][row, column] = weight
+    return Encoding(
+        names=names,
+        values=values,
+        offsets=offsets[:-1].astype(np.int64),
+        weights=weights,
+        mean=np.array(mean),
+        sd=np.array(sd),
+        labels=tuple(labels),
+        index=tuple({json.dumps(v): i for i, v in reversed(list(enumerate(vs)))} for vs in values),
+    )
+
+
+def _with_first(values: Sequence[Value], first: Value) -> tuple[Value, ...]:
+    """The values, the baseline's (None where it is inert there) in front."""
+    return (first, *(v for v in values if json.dumps(v) != json.dumps(first)))
+
+
+def _slopes(name: str) -> dict[Resource, Belief]:
+    return SLOPES.get(name, {})
+
+
+def _beliefs(name: str, values: Sequence[Value], exchanging: frozenset[str]) -> list[dict[Resource, Belief]]:
+    """For each value what is believed of it."""
+    if name == WORKERS:
+        # More workers than cores help nobody, and they take cores from the step: the line alone is not enough.
+        return [{"data": (0.0, 0.1), "compute": (0.0, 0.05)} for _ in values]
+    if name in NO_EFFECT:
+        return [{} for _ in values]
+    if name in SLOPES:
+        return [{resource: (0.0, LEVEL_SD) for resource in SLOPES[name]} for _ in values]
+    known = VALUES.get(name)
+    if known is not None:
+        return [known.get(v, UNKNOWN) if _hashable_same(known, v) else dict(UNKNOWN) for v in values]
+    return [dict(EXCHANGE if name in exchanging else UNKNOWN) if v is not None else {} for v in values]
+
+
+def _hashable_same(known: Mapping[Value, object], value: Value) -> bool:
+    """True and 1 are one key of a dict and two values here."""
+    return any(type(k) is type(value) and k == value for k in known)
+
+
+def _log(value: Value) -> float:
+    return math.log(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) and value else 0.0

@@ -1,0 +1,292 @@
+"""What does the structured surrogate propose next? (SEARCH 5.3 to 5.5)
+
+Expected improvement of the objective times the probability that it fits into memory, over the price to a power that
+cools from 1 to 0: what is cheap first, what is best later. Candidates: neighbours of the best, optima of samples of the
+model (Thompson), and composite moves of precision, compile and batch together, because a better precision may need
+another batch before it shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+
+from autotune.contract import Outcome, Params
+from autotune.search.effects import BATCH, THREADS, WORKERS, Array, Encoding, encode
+from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Rows, Setting, Surrogate
+from autotune.search.proposals import key_of
+from autotune.search.ran import Ran
+from autotune.search.situation import Guess, Proposal, Situation
+from autotune.space.knobs import COMMUNICATION
+
+FITS: Final = 0.8
+"""A configuration that is less likely to fit into memory is not launched."""
+HEADROOM_FRAC: Final = 0.08
+"""Of the limit, left free (search/memory.py)."""
+COOL: Final = 24
+"""Trials until the price no longer counts."""
+HEDGE_FROM: Final = 8
+HEDGE_EVERY: Final = 4
+"""Every so many trials the sampler has its turn: the formula may be wrong."""
+LARGE_MISFIT: Final = 0.06
+"""Where the formula is that far off, the sampler has every second one."""
+SHAPES: Final = ("amp", "compile", "channels_last", "activation_memory_budget")
+"""Moved together with the batch."""
+TOP: Final = 6
+N_PAIRS, N_TRIPLES, N_RANDOM, N_SAMPLES = 300, 150, 200, 8
+MOST_SHAPES: Final = 48
+FINALISTS: Final = 64
+"""Candidates whose spelling is looked at."""
+PRIOR_DF: Final = 2.0
+ENUMERABLE: Final = 3000
+
+
+def propose(s: Situation) -> Proposal:
+    """The next configuration, or None for the sampler's turn; with what the model thinks that another trial brings."""
+    observations = observe(s.ran)
+    if not any(o.image_s for o in observations) or not s.proposals.domain:
+        return Proposal()
+    mind = Mind(s, observations)
+    candidates = mind.candidates()
+    if not candidates:
+        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
+    forecast = mind.model.forecast(candidates)
+    gain, fits = mind.improvement(candidates, forecast), mind.fits(forecast)
+    usable = fits >= FITS
+    if not usable.any():
+        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
+    worth = np.where(usable, gain * fits, -1.0)
+    power = max(0.0, 1.0 - s.n_trials / COOL)
+    price = np.array([s.price(params).total_s for params in candidates]) if power else np.ones(len(candidates))
+    chosen = candidates[int(np.argmax(np.where(usable, worth / np.maximum(price, 1e-3) ** power, -1.0)))]
+    n, misfit = s.n_trials, mind.model.misfit_frac
+    hedged = n >= HEDGE_FROM and n % (2 if misfit >= LARGE_MISFIT else HEDGE_EVERY) == 0
+    return Proposal(
+        params=None if hedged else chosen, gain_frac=float(worth.max()), misfit_frac=misfit, guess=mind.guess
+    )
+
+
+def observe(ran: Sequence[Ran]) -> list[Observation]:
+    """What the trials so far taught; the noise of a run is pooled over whatever ran more than once."""
+    noise = pooled_noise(ran)
+    out = []
+    for r in ran:
+        result = r.result
+        if result.role == "probe" and result.probe != "memory":
+            continue
+        timed = result.role != "probe" and bool(result.images_per_s)
+        timed = timed and (result.outcome.measured or result.outcome is Outcome.PRUNED)
+        sd = noise
+        if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
+            sd = math.hypot(sd, min(math.log(result.images_per_s / result.ci95_lo) / 1.96, 0.15))
+        if result.outcome is Outcome.PRUNED:
+            sd = math.hypot(sd, PRUNED_SD)
+        seen = Observation(
+            params={name: result.effective.get(name, value) for name, value in result.params.items()},
+            image_s=1.0 / result.images_per_s if timed and result.images_per_s else None,
+            noise_frac=sd,
+            wait_frac=result.wait_frac if timed else None,
+            mem_bytes=float(max(result.peak_mem_bytes)) if result.peak_mem_bytes and result.n_steps else None,
+            oom=result.outcome is Outcome.OOM,
+        )
+        if seen.image_s or seen.mem_bytes or seen.oom:
+            out.append(replace(seen, mem_bytes=None) if seen.oom else seen)
+    return out
+
+
+def pooled_noise(ran: Sequence[Ran]) -> float:
+    """Standard deviation of the log of a run's rate, over configurations that ran more than once."""
+    groups: dict[str, list[float]] = {}
+    for r in ran:
+        if r.result.role != "probe" and r.result.outcome.measured and r.result.images_per_s:
+            groups.setdefault(key_of(r.result.params), []).append(math.log(r.result.images_per_s))
+    squares = sum((y - fmean(ys)) ** 2 for ys in groups.values() for y in ys)
+    df = sum(len(ys) - 1 for ys in groups.values())
+    return math.sqrt((squares + PRIOR_DF * NOISE_FRAC**2) / (df + PRIOR_DF))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The objective as a function of seconds per image: value = steps * ratio + rest + what is paid once."""
+
+    steps: float
+    rest: float
+    image_s: float
+    """Of the user's own settings."""
+    once: bool
+
+
+class Mind:
+    """The fitted model with the objective in front of it.
+
+    Args:
+        s: where the search stands.
+        observations: of it.
+    """
+
+    def __init__(self, s: Situation, observations: Sequence[Observation]) -> None:
+        self.s = s
+        domain = s.proposals.domain
+        exchanging = frozenset(COMMUNICATION) if s.n_ranks > 1 else frozenset[str]()
+        self.encoding: Encoding = encode(domain, s.proposals.baseline, exchanging)
+        cores = max((float(v) for v in domain.get(THREADS, ()) if isinstance(v, int)), default=1.0)
+        setting = Setting(n_ranks=s.n_ranks, on_cpu=s.on_cpu, n_cores=cores, limit_bytes=s.limit_bytes)
+        self.model = Surrogate(self.encoding, setting, observations)
+        self.rng = np.random.default_rng((s.seed, len(s.ran)))
+        self.noise = pooled_noise(s.ran)
+        self._room = math.inf if s.limit_bytes is None else math.log((1 - HEADROOM_FRAC) * s.limit_bytes)
+        self._job = self._shape()
+        measured = {key_of(o.params): o.params for o in observations if o.image_s}
+        self.measured = list(measured.values())
+        at = self.model.forecast(self.measured)
+        self._values = self._log_objective(self.measured, at)
+        self.order = np.argsort(self._values)
+        self.best = float(self._values[self.order[0]])
+
+    def _shape(self) -> _Job:
+        result = self.s.baseline.result
+        image_s = 1.0 / (result.images_per_s or 1.0)
+        value = self.s.baseline.value or 1.0
+        if self.s.objective != "job_time":
+            return _Job(value, 0.0, image_s, once=False)
+        terms = result.job_terms
+        steps = sum(terms.get(t) or 0.0 for t in ("mosaic_epochs_s", "closed_epochs_s"))
+        paid = sum(terms.get(t) or 0.0 for t in ("compile_s", "cache_build_s"))
+        return _Job(steps, max(0.0, value - steps - paid), image_s, once=True)
+
+    def _parts(self, configurations: Sequence[Params], log_image_s: Array) -> tuple[Array, Array]:
+        """(objective, its part that scales with the steps)."""
+        steps = self._job.steps * np.exp(log_image_s) / self._job.image_s
+        once = np.zeros(len(configurations))
+        if self._job.once:
+            for i, params in enumerate(configurations):
+                if params.get("compile") or params.get("cache"):
+                    price = self.s.cold(params)
+                    once[i] = price.compile_s + price.cache_s
+        return steps + self._job.rest + once, steps
+
+    def _log_objective(self, configurations: Sequence[Params], forecast: Forecast) -> Array:
+        out: Array = np.log(self._parts(configurations, forecast.log_image_s)[0])
+        return out
+
+    def improvement(self, configurations: Sequence[Params], forecast: Forecast) -> Array:
+        """Expected improvement of the log of the objective over the best posterior mean that was measured.
+
+        Of a Gaussian (Jones, Schonlau and Welch, Efficient Global Optimization, 1998, eq. 15).
+        """
+        from scipy.special import ndtr
+
+        value, steps = self._parts(configurations, forecast.log_image_s)
+        sd = np.maximum(forecast.sd * steps / value, 1e-6)
+        z = (self.best - np.log(value)) / sd
+        out: Array = sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))
+        return out
+
+    def fits(self, forecast: Forecast) -> Array:
+        """Probability that each stays below the limit less HEADROOM_FRAC of it; 1 where no limit is known."""
+        from scipy.special import ndtr
+
+        out: Array = ndtr((self._room - np.log(forecast.mem_bytes)) / forecast.mem_sd)
+        return out
+
+    def guess(self, params: Params) -> Guess:
+        """What is expected of one run."""
+        forecast = self.model.forecast([params])
+        value, steps = (float(x[0]) for x in self._parts([params], forecast.log_image_s))
+        half = 1.96 * math.hypot(float(forecast.sd[0]), self.noise) * steps / value
+        return Guess(
+            value=value,
+            lo=value * math.exp(-half),
+            hi=value * math.exp(half),
+            mem_bytes=float(forecast.mem_bytes[0]),
+        )
+
+    def candidates(self) -> list[Params]:
+        """Configurations that nobody has tried, spelled as they would run."""
+        every = self.s.proposals.every()
+        if every is not None and len(every) <= ENUMERABLE:
+            return [p for key, p in every.items() if key not in self.s.proposals.known and not self.s.why_not(p)]
+        rows = self._rows()
+        forecast = self.model.forecast_rows(rows)
+        value = np.log(self._job.steps * np.exp(forecast.log_image_s) / self._job.image_s + self._job.rest)
+        # What may be best, by an optimistic end; what does not fit goes last.
+        order = np.argsort(value - forecast.sd + np.where(self.fits(forecast) >= FITS, 0.0, 100.0))
+        out: dict[str, Params] = {}
+        for i in order:
+            params = self.s.proposals.complete(self.encoding.params(rows[i]))
+            key = key_of(params)
+            if key not in self.s.proposals.known and key not in out and not self.s.why_not(params):
+                out[key] = params
+                if len(out) >= FINALISTS:
+                    break
+        return list(out.values())
+
+    def _rows(self) -> Rows:
+        """Candidates of a space too large to list."""
+        measured = self.encoding.rows(self.measured)
+        top = measured[self.order[:TOP]]
+        sizes = np.array([len(values) for values in self.encoding.values])
+        found = [singles(row, sizes) for row in top]
+        found += [self._exchanged(top, sizes, 2, N_PAIRS), self._exchanged(top, sizes, 3, N_TRIPLES)]
+        found += [self.rng.integers(0, sizes, (N_RANDOM, len(sizes)))]
+        found += [self._composites(row) for row in top[:3]]
+        starts = np.concatenate([top[:1].repeat(N_SAMPLES // 2, axis=0), top[self.rng.integers(0, len(top), N_SAMPLES)]])
+        found.append(self._descend(starts[:N_SAMPLES], sizes))
+        return np.unique(np.concatenate(found), axis=0)
+
+    def _exchanged(self, top: Rows, sizes: Rows, n_changes: int, n: int) -> Rows:
+        """Random exchanges of so many settings of the best."""
+        rows = top[self.rng.integers(0, len(top), n)].copy()
+        for _ in range(n_changes):
+            column = self.rng.integers(0, len(sizes), n)
+            rows[np.arange(n), column] = self.rng.integers(0, sizes[column])
+        return rows
+
+    def _composites(self, row: Rows) -> Rows:
+        """Every combination of what changes the memory of an image, with every batch."""
+        names = [n for n in (*SHAPES, BATCH) if n in self.encoding.names]
+        at = [self.encoding.names.index(n) for n in names]
+        combos = list(itertools.product(*(range(len(self.encoding.values[j])) for j in at)))
+        most = MOST_SHAPES * (len(self.encoding.values[at[-1]]) if BATCH in names else 1)
+        if len(combos) > most:
+            combos = [combos[i] for i in self.rng.choice(len(combos), most, replace=False)]
+        rows = np.repeat(row[None], len(combos), axis=0)
+        if at:
+            rows[:, at] = np.array(combos)
+        return rows
+
+    def _descend(self, starts: Rows, sizes: Rows) -> Rows:
+        """The optimum, by single exchanges, of a sample of the model for each start, and of its mean."""
+        thetas = np.concatenate([self.model.theta[None], self.model.draw(self.rng, len(starts) - 1)])
+        here, seen = starts.copy(), []
+        for _ in range(12):
+            around = [np.concatenate([row[None], singles(row, sizes)]) for row in here]
+            ends = np.cumsum([len(a) for a in around])
+            rows = np.concatenate(around)
+            values, log_bytes = self.model.by_formula(thetas, rows)
+            values = values + np.where(log_bytes > self._room - 0.03, 10.0, 0.0)[None]
+            best = [around[i][int(np.argmin(values[i, end - len(around[i]) : end]))] for i, end in enumerate(ends)]
+            seen.append(np.array(best))
+            if (seen[-1] == here).all():
+                break
+            here = seen[-1]
+        return np.concatenate(seen)
+
+
+def singles(row: Rows, sizes: Rows) -> Rows:
+    """All rows that differ from this one in one setting."""
+    out = []
+    for j, size in enumerate(sizes):
+        for value in range(int(size)):
+            if value != row[j]:
+                other = row.copy()
+                other[j] = value
+                out.append(other)
+    return np.array(out).reshape(-1, len(row))
