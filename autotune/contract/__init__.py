@@ -7,6 +7,7 @@ Every file that carries `format` is refused by `from_json` when the number is ne
 from autotune.contract.codec import from_dict, read_json, to_dict, write_json
 from autotune.contract.events import (
     Event,
+    Guess,
     Observer,
     PhaseStarted,
     RunEnded,
@@ -74,6 +75,7 @@ __all__ = [
     "Gpu",
     "GpuLink",
     "GpuMeanwhile",
+    "Guess",
     "Machine",
     "Meanwhile",
     "MemoryCertificate",

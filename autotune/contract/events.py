@@ -35,6 +35,18 @@ class PhaseStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """What a model expects of a trial before it runs; the interval is of one run, 95 %."""
+
+    value: float
+    """In the unit of the objective."""
+    lo: float
+    hi: float
+    mem_bytes: float | None = None
+    """Peak of a rank; None: no peak was measured yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStarted:
     """A process is about to be started."""
 
@@ -43,6 +55,8 @@ class TrialStarted:
     role: Role
     changes: Params
     price_s: float | None
+    guess: Guess | None = None
+    """None: the strategy has no model, or knows nothing yet."""
     kind: Literal["trial_started"] = "trial_started"
 
 

@@ -11,6 +11,7 @@ from autotune.report.cards_certificates import certificates
 from autotune.report.cards_job import job_time
 from autotune.report.cards_knobs import importance, knob_effects
 from autotune.report.cards_limits import limits
+from autotune.report.cards_model import model
 from autotune.report.cards_pareto import throughput_memory
 from autotune.report.cards_promise import promise_kept
 from autotune.report.cards_ranks import ranks
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[RunData], Card]] = {
     "trace": trace,
     "best_so_far": best_so_far,
     "knob_effects": knob_effects,
+    "model": model,
     "throughput_memory": throughput_memory,
     "ledger": ledger,
     "sentinels": sentinels,

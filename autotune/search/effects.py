@@ -194,7 +194,7 @@ def _beliefs(name: str, values: Sequence[Value], exchanging: frozenset[str]) -> 
     if name in NO_EFFECT:
         return [{} for _ in values]
     if name in SLOPES:
-        return [{resource: (0.0, LEVEL_SD) for resource in SLOPES[name]} for _ in values]
+        return [dict.fromkeys(SLOPES[name], (0.0, LEVEL_SD)) for _ in values]
     known = VALUES.get(name)
     if known is not None:
         return [known.get(v, UNKNOWN) if _hashable_same(known, v) else dict(UNKNOWN) for v in values]

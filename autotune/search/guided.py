@@ -9,21 +9,20 @@ another batch before it shows.
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
 import numpy as np
 
-from autotune.contract import Outcome, Params
-from autotune.search.effects import BATCH, THREADS, WORKERS, Array, Encoding, encode
+from autotune.contract import Guess, Outcome, Params
+from autotune.search.effects import BATCH, THREADS, Array, Encoding, encode
 from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Rows, Setting, Surrogate
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
-from autotune.search.situation import Guess, Proposal, Situation
+from autotune.search.situation import Proposal, Situation
 from autotune.space.knobs import COMMUNICATION
 
 FITS: Final = 0.8
@@ -205,7 +204,7 @@ class Mind:
             value=value,
             lo=value * math.exp(-half),
             hi=value * math.exp(half),
-            mem_bytes=float(forecast.mem_bytes[0]),
+            mem_bytes=float(forecast.mem_bytes[0]) if self.model.knows_memory else None,
         )
 
     def candidates(self) -> list[Params]:
@@ -237,7 +236,9 @@ class Mind:
         found += [self._exchanged(top, sizes, 2, N_PAIRS), self._exchanged(top, sizes, 3, N_TRIPLES)]
         found += [self.rng.integers(0, sizes, (N_RANDOM, len(sizes)))]
         found += [self._composites(row) for row in top[:3]]
-        starts = np.concatenate([top[:1].repeat(N_SAMPLES // 2, axis=0), top[self.rng.integers(0, len(top), N_SAMPLES)]])
+        starts = np.concatenate(
+            [top[:1].repeat(N_SAMPLES // 2, axis=0), top[self.rng.integers(0, len(top), N_SAMPLES)]]
+        )
         found.append(self._descend(starts[:N_SAMPLES], sizes))
         return np.unique(np.concatenate(found), axis=0)
 

@@ -283,6 +283,11 @@ class Surrogate:
         world = self._world(rows)
         return self._log_image_s(thetas, world), self._log_memory(self.theta[None], world)[0]
 
+    @property
+    def knows_memory(self) -> bool:
+        """True where a peak was measured."""
+        return any(o.mem_bytes for o in self._sized)
+
     def effects(self) -> dict[str, tuple[float, float]]:
         """`knob=value, resource` -> posterior mean and deviation of its log factor, for those that data have moved."""
         sd = np.sqrt(np.diag(self.covariance))[N_OWN:]

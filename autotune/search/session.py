@@ -31,9 +31,9 @@ from autotune.search import again, journal, racing
 from autotune.search.budget import PURPOSE_OF
 from autotune.search.job_time import EpochEnds, with_job
 from autotune.search.memory import MemoryModel
-from autotune.search.price import PriceModel
 from autotune.search.objective import OBJECTIVES
 from autotune.search.plan import Live, Plan, RunTrial, Settings
+from autotune.search.price import PriceModel
 from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran, cut_short
 from autotune.search.study import Study

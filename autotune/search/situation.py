@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from autotune.contract import Params
+from autotune.contract import Guess, Params
 from autotune.search.price import Price
 from autotune.search.proposals import Proposals
 from autotune.search.ran import Ran
@@ -49,16 +49,6 @@ class Situation:
     def n_trials(self) -> int:
         """Search trials so far."""
         return sum(r.result.role == "trial" for r in self.ran)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guess:
-    """What a model expects of a configuration, in the objective's unit; the interval is of one run, 95 %."""
-
-    value: float
-    lo: float
-    hi: float
-    mem_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

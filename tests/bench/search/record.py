@@ -53,7 +53,7 @@ SEGMENT = SegmentSettings(
 EVERY = 12
 PART = 65
 SAVE_EVERY = 5
-TURN_S = 90.0
+TURN_S, GIVEN_S = 120.0, 60.0
 COLUMNS = ("end_s", "wait_s", "step_s", "images")
 
 
@@ -105,14 +105,17 @@ class Recorder:
         return to_dict(replace(result, log_tail=())), ranks[0] if ranks else None
 
     def take_turn(self) -> None:
-        """Hold the lock for TURN_S at a time: other work on the machine waits, and has its turn."""
+        """Hold the lock for TURN_S at a time: other work on the machine waits, and has GIVEN_S to begin."""
         if self.lock is None or (self.turn and time.monotonic() < self.turn_ends):
             return
         if self.turn:
             self.turn.close()
-            time.sleep(0.05)  # whoever waits takes it
+            time.sleep(GIVEN_S)  # others may take it
         self.turn = self.lock.open("w")
+        waiting = self.lock.with_suffix(".waiting")  # others should not begin meanwhile
+        waiting.touch()
         fcntl.flock(self.turn, fcntl.LOCK_EX)
+        waiting.unlink()
         self.turn_ends = time.monotonic() + TURN_S
 
     def prepare(self) -> None:

@@ -1,0 +1,146 @@
+"""How is one study of the benchmark run? The controller's own loop on a world that answers by itself; no files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from autotune.contract import (
+    Outcome,
+    Params,
+    RunInfo,
+    SegmentSettings,
+    Transport,
+    TrialDir,
+    TrialResult,
+    TrialSpec,
+    Value,
+)
+from autotune.machine.memory import MemoryLimit
+from autotune.search.budget import Budget
+from autotune.search.in_memory import study_in_memory
+from autotune.search.plan import Plan, Watch
+from autotune.search.session import Session
+
+FOR_EVER_S = 1e9
+
+
+class World(Protocol):
+    """worlds.World, recorded.Recorded: a machine and a job with a known truth."""
+
+    domain: dict[str, tuple[Value, ...]]
+    baseline: Params
+    seeds: tuple[Params, ...]
+    n_ranks: int
+    memory_limit_bytes: int | None
+
+    def clock(self) -> float: ...
+    def canonical(self, params: Params) -> Params: ...
+    def true_rate(self, params: Params) -> float: ...
+    def best(self) -> tuple[Params, float]: ...
+    def __call__(
+        self, spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: Watch | None = None
+    ) -> TrialResult: ...
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    domain: dict[str, tuple[Value, ...]]
+    baseline: Params
+    seeds: tuple[Params, ...]
+    frozen: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Applied:
+    train_args: dict[str, Any]
+    env: dict[str, str] = field(default_factory=dict)
+    patches: Params = field(default_factory=dict)
+
+
+@dataclass
+class Port:
+    """plan.SpacePort of a world."""
+
+    world: World
+    seeds: tuple[Params, ...]
+
+    def prepare(
+        self,
+        effective: Mapping[str, Any],
+        n_images: int | None,
+        train_args: Mapping[str, Any] | None = None,
+        transport: Transport | None = None,
+    ) -> _Prepared:
+        return _Prepared(dict(self.world.domain), dict(self.world.baseline), self.seeds)
+
+    def pin(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def canonical(self, params: Params) -> Params:
+        return self.world.canonical(params)
+
+    def materialise(self, params: Params) -> _Applied:
+        return _Applied({"batch": int(params.get("batch_per_gpu") or 1) * self.world.n_ranks, **params})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A strategy as it is run here."""
+
+    strategy: str
+    expert: bool = True
+    """The space's seeds are tried first."""
+    vetoes: bool = True
+    """The memory model leaves out what it knows not to fit."""
+
+
+def plan_of(world: World, who: Contender, *, seed: int, n_trials: int, on_cpu: bool, segment: SegmentSettings) -> Plan:
+    """A search without an end but its number of trials."""
+    info = RunInfo(
+        name="bench", command="", started="", budget_s=FOR_EVER_S, objective="images_per_s", strategy=who.strategy,
+        space="bench", training="any", seed=seed, backend="simulated", simulated=True, task="detect",
+        device="cpu" if on_cpu else "0", n_ranks=world.n_ranks, train_args={"batch": 16, "epochs": 100},
+    )  # fmt: skip
+    limit = world.memory_limit_bytes if who.vetoes else None
+    return Plan(
+        run_dir=None,
+        info=info,
+        space=Port(world, world.seeds if who.expert else ()),
+        budget=Budget(FOR_EVER_S, world.clock, started=world.clock()),
+        data_for=lambda cache: "bench",
+        segment=segment,
+        memory=MemoryLimit(per_rank_bytes=limit),
+        max_trials=n_trials,
+        report_s=0.0,
+    )
+
+
+def study(
+    world: World, who: Contender, *, seed: int, n_trials: int, on_cpu: bool, segment: SegmentSettings
+) -> dict[str, Any]:
+    """One study, as a row of the benchmark: after each trial the incumbent's true share of the best, and the clock."""
+    began = time.process_time()
+    session = study_in_memory(plan_of(world, who, seed=seed, n_trials=n_trials, on_cpu=on_cpu, segment=segment), world)
+    controller_s = time.process_time() - began
+    best_rate = world.best()[1]
+    return row_of(session, world, best_rate) | {"controller_s": round(controller_s, 3)}
+
+
+def row_of(session: Session, world: World, best_rate: float) -> dict[str, Any]:
+    """What the incumbents, chosen by their measured value, were really worth."""
+    share, at_s, value, n_oom, kept = [], [], None, 0, 0.0
+    for ran in session.ran:
+        result = ran.result
+        first = session.baseline is not None and ran.number == session.baseline.number
+        if result.role != "trial" and not first:
+            continue
+        n_oom += result.outcome is Outcome.OOM
+        if result.outcome.measured and ran.value is not None and (value is None or ran.value < value):
+            value, kept = ran.value, world.true_rate(result.params) / best_rate
+        share.append(round(kept, 5))
+        at_s.append(round(result.started_s + result.took_s, 1))
+    return {"share": share, "at_s": at_s, "n_oom": n_oom, "stopped": session.stopped_because}
