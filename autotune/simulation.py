@@ -22,7 +22,8 @@ MOST_GPUS: Final = 1024
 TRIALS: Final = 10
 REPORT_S: Final = 2.0
 REAL_TIME: Final = "AUTOTUNE_SYNTHETIC"
-"""For tests of what surrounds a trial: JSON; with `step_s` in it trials take real time (worker/faults.py), short ones
+"""JSON. `machine` and `machine_seed` name another simulated machine than the dry run's (worker/machines_draw.py).
+For tests of what surrounds a trial: with `step_s` in it trials take real time (worker/faults.py), short ones
 here. The budget is then real too. `trials` is how many; `deadlines` are some of contract.Deadlines; `faults` maps
 "ROLE N", the Nth trial of that role (those that repeat the baseline not counted), to the fault it commits."""
 SHORT: Final = SegmentSettings(
@@ -32,8 +33,13 @@ SHORT: Final = SegmentSettings(
 
 def real_time() -> dict[str, Any] | None:
     """What the variable says; None when time is simulated."""
-    said: dict[str, Any] = json.loads(os.environ.get(REAL_TIME, "{}"))
+    said = _said()
     return said if "step_s" in said else None
+
+
+def _said() -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(os.environ.get(REAL_TIME, "{}"))
+    return said
 
 
 def simulated_gpus(flag: str) -> tuple[Gpu, ...]:
@@ -61,9 +67,10 @@ def in_one_process(
 
     The formula needs no launcher, and nobody waits for four imports. spec.json says what was asked, not how.
     """
-    if spec.n_ranks == 1 or real_time() is not None or "synthetic" in spec.train_args:
+    asked = spec.train_args.get("synthetic") or _said()
+    if spec.n_ranks == 1 or real_time() is not None or asked.keys() & {"step_s", "fault", "n_ranks"}:
         return run_trial(spec, directory, started_s=started_s, watch=watch)
-    args = {**spec.train_args, "synthetic": {"n_ranks": spec.n_ranks}}
+    args = {**spec.train_args, "synthetic": {**asked, "n_ranks": spec.n_ranks}}
     alone = replace(spec, n_ranks=1, train_args=args)
     result = run_trial(alone, directory, started_s=started_s, watch=watch)
     write_json(directory.spec, spec)

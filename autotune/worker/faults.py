@@ -4,6 +4,9 @@ The spec's train_args["synthetic"], or else the JSON in AUTOTUNE_SYNTHETIC, is a
 
     step_s   seconds a step takes on the real clock; without it the clock is virtual and nothing takes time
     n_ranks  ranks that this one process answers for, when its clock is virtual
+    machine  a name of machines.FAMILIES; default dry_run
+    machine_seed  which machine of that kind; default 0
+    t_s      seconds since the search began, for what drifts; default a minute a trial
     fault    a name of FAULTS
     at       number of finished steps before it happens (0: in the first step), for the faults of a step
     rank     the rank that commits it; default 0

@@ -1,12 +1,8 @@
 """What would a machine answer that is a formula? No GPU, no torch, no waiting; every number from here is simulated.
 
-    seconds per step = max(data, compute) with
-    compute = (overhead + images * per_image / precision) * layout * compile / threads**0.8
-    data    = images * per_image_data(cache) / max(1, workers), without mosaic CLOSED_FRAC of it
-    val     = N_VAL * per_image_val / precision / threads**0.8; a checkpoint and the rest of an epoch's end are constant
-
-The best of cpu.yaml and default.yaml is known: most threads, largest batch that fits, channels_last, compile,
-cache=ram. For tests of all that surrounds a trial it can take real time and fail in many ways: see faults.py.
+The formula is that of machines.py. Which machine: `machine` and `machine_seed` of the settings described in faults.py;
+without them `dry_run`, of whose cpu.yaml and default.yaml the best is known. For tests of all that surrounds a trial it
+can take real time and fail in many ways: see faults.py.
 """
 
 from __future__ import annotations
@@ -19,27 +15,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autotune.contract import EpochEnd, TrialSpec
+from autotune.contract import TrialSpec
 from autotune.worker import faults
+from autotune.worker.machines import Measured, draw, epoch_end, measure
 from autotune.worker.recorder import Recorder
 
-MEM_LIMIT_BYTES = 16 * 2**30
-N_IMAGES = 1280
-WORST = 1.1
-"""Times the memory of an ordinary step, what the certificate finds."""
-ALL_REDUCE_S = 0.012
-"""What several ranks exchange in a step, none of it hidden."""
-
-
-N_VAL = 128
-VAL_S, SAVE_S, REST_S, RESET_S, PLOTS_S = 0.005, 0.4, 0.1, 0.5, 3.0
-"""A validated image, a checkpoint, the rest of an epoch's end, the loader's restart, and plots."""
-CLOSED_FRAC = 0.4
-"""A mosaic decodes four images, less those in its buffer."""
+MACHINE = "dry_run"
+APART_S = 60.0
+"""Between the starts of two trials, for the drift of a machine: a trial does not know when its search began."""
+COLUMNS = ("prepare", "forward", "backward", "optimizer")
+"""Of a step's anatomy, beside the wait; the rest is what they leave of the step."""
 
 
 class SimulatedOutOfMemoryError(RuntimeError):
     """The simulated machine's memory is full."""
+
+
+class SimulatedHangError(RuntimeError):
+    """A rank of the simulated machine stopped; nobody waits for it in real time."""
 
 
 class Synthetic:
@@ -56,60 +49,62 @@ class Synthetic:
             recorder.began = 0.0
             recorder._mark = 0.0
         self.spec: TrialSpec | None = None
+        self.machine = draw(self.asked.get("machine", MACHINE), int(self.asked.get("machine_seed", 0)))
 
     def build(self, spec: TrialSpec) -> None:
         """Book simulated import and build phases."""
         self.spec = spec
         self._commit("import")
-        self._spend("import", 2.0)
+        self._spend("import", self.machine.import_s)
         self.recorder.begin("build")
         self._commit("build")
-        if self._get("cache", False) == "ram":
-            self.t += N_IMAGES / 450
-            self.recorder.add_phase("cache", N_IMAGES / 450)
-        self._spend("build", 1.0)
+        fill_s = self.machine.fill_s.get(spec.params.get("cache") or False, 0.0)
+        if fill_s:
+            self.t += fill_s
+            self.recorder.add_phase("cache", fill_s)
+        self._spend("build", self.machine.build_s)
         self.recorder.begin("first_step")
 
     def train(self, recorder: Recorder) -> None:
-        """Steps with 2 % noise, drawn from the spec's seed and number."""
+        """Steps with the noise of the machine, drawn from its seed and the spec's seed and number."""
         assert self.spec is not None
-        spec = self.spec
-        args = spec.train_args
-        rng = random.Random(f"{spec.seed}/{spec.number}")
-        run_offset = rng.gauss(1.0, 0.01)
-        n_ranks = self.n_ranks
+        spec, args, n_ranks = self.spec, self.spec.train_args, self.n_ranks
         batch = int(args.get("batch", 16)) // n_ranks
         recorder.resolved = {"optimizer": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}
-        nbs = int(args.get("nbs", 64))
-        epochs = int(args.get("epochs", 100))
-        recorder.job = {
-            "n_images": N_IMAGES,
-            "n_batches": -(-N_IMAGES // max(batch * n_ranks, 1)),
-            "epochs": epochs,
-            "n_closed_epochs": min(int(args.get("close_mosaic", 10)), epochs),
-            "nc": 6,
-            "accumulate": max(round(nbs / max(batch * n_ranks, 1)), 1),
-        }
+        recorder.job = self._job(batch)
         recorder.segment.accumulate = recorder.job["accumulate"]
-        mem = int(1.2e9 + batch * 1.9e8 * (0.6 if self._get("amp", False) in (True, "bf16") else 1.0))
-        recorder.peak_mem_bytes = mem
-        if spec.probe == "certificate":
-            recorder.peak_mem_bytes = mem = int(WORST * mem)
-        if mem > MEM_LIMIT_BYTES:
+        seen = measure(
+            self.machine,
+            {**spec.params, "batch_per_gpu": batch},
+            n_ranks,
+            seed=spec.seed,
+            number=spec.number,
+            t_s=float(self.asked.get("t_s", APART_S * spec.number)),
+            segment_s=spec.segment.measure_s,
+            probe=spec.probe,
+        )
+        recorder.peak_mem_bytes = seen.peak_mem_bytes
+        if seen.outcome == "oom":
             raise SimulatedOutOfMemoryError("out of memory (simulated)")
         if spec.probe == "certificate":
             self.certify(batch)
             return
-        compute, data = self._seconds(batch)
-        if self._get("compile", False):
-            self.t += 40.0
+        if spec.params.get("compile"):
+            self.t += seen.truth.compile_s
         if spec.probe == "epoch_end":
-            data = self._end_epoch(data)
+            self._end_epoch()
+        self._steps(seen, batch)
+
+    def _steps(self, seen: Measured, batch: int) -> None:
+        """Until the segment is over; on a real clock they take what was asked, and have no anatomy."""
+        assert self.spec is not None
+        recorder, spec = self.recorder, self.spec
+        rng = random.Random(f"{spec.seed}/{spec.number}")
         together = _Lockstep(recorder.rank, spec.n_ranks)
         n_steps = 0
         while True:
-            step = max(compute, data) * run_offset * rng.gauss(1.0, 0.02)
-            wait = max(0.0, data - compute)
+            noise = rng.gauss(1.0, self.machine.step_sigma)
+            step, wait = seen.truth.step_s * seen.slowdown * noise, seen.parts_s["wait"] * noise
             if self.real_step_s is not None:
                 before = time.perf_counter()
                 time.sleep(self.real_step_s)
@@ -117,36 +112,46 @@ class Synthetic:
                 step, wait = time.perf_counter() - before, 0.0
             else:
                 together.wait(n_steps)
+                for part in COLUMNS:
+                    getattr(recorder.segment.steps, f"{part}_s").append(seen.parts_s[part] * noise)
             self.t += step
             self._commit("step", n_steps)
             n_steps += 1
-            if recorder.step(wait_s=wait, step_s=step, images=batch * n_ranks // spec.n_ranks):
+            if seen.outcome == "timeout" and n_steps > spec.segment.warmup_steps and self.real_step_s is None:
+                self.t += spec.deadlines.stall_s
+                recorder.phase("warmup")
+                raise SimulatedHangError("Watchdog caught collective operation timeout (simulated)")
+            images = batch * self.n_ranks // spec.n_ranks
+            if recorder.step(wait_s=wait, step_s=step, images=images):
                 recorder.effective = self.effective()
                 return
 
-    def _end_epoch(self, data: float) -> float:
-        """Book what the formula says of an epoch's end; returns the loader's seconds a step after it."""
+    def _job(self, batch: int) -> dict[str, Any]:
+        """What a trainer reports of the job."""
         assert self.spec is not None
-        recorder, args = self.recorder, self.spec.train_args
+        args, total, n_images = self.spec.train_args, batch * self.n_ranks, self.machine.n_images
+        epochs = int(args.get("epochs", 100))
+        job: dict[str, Any] = {
+            "n_images": n_images,
+            "n_batches": -(-n_images // max(total, 1)),
+            "epochs": epochs,
+            "n_closed_epochs": min(int(args.get("close_mosaic", 10)), epochs),
+            "nc": 6,
+            "accumulate": max(round(int(args.get("nbs", 64)) / max(total, 1)), 1),
+        }
+        return job | ({"gradient_bytes": self.machine.gradient_bytes} if self.machine.gradient_bytes else {})
+
+    def _end_epoch(self) -> None:
+        """Book what the formula says of an epoch's end."""
+        assert self.spec is not None
+        recorder = self.recorder
         closes = 0 < recorder.job["n_closed_epochs"] < recorder.job["epochs"]
-        amp = 2.0 if self._get("amp", False) else 1.0
-        val_s = N_VAL * VAL_S / amp / float(self._get("torch_threads", 1)) ** 0.8
-        end = EpochEnd(
-            val_s=val_s,
-            val_n_batches=N_VAL,
-            val_n_timed=N_VAL,
-            val_every_epoch=bool(args.get("val", True)),
-            save_s=SAVE_S,
-            save_every_epoch=bool(args.get("save", True)),
-            rest_s=REST_S,
-            reset_s=RESET_S if closes else None,
-            final_s=val_s + (PLOTS_S if args.get("plots", True) else 0.0),
-        )
+        end = epoch_end(self.machine, self.spec.params, self.spec.train_args, closes=closes)
         recorder.epoch_end = end
-        took_s = 2 * (val_s + SAVE_S + REST_S) + (end.reset_s or 0.0) + (end.final_s or 0.0)
+        ends_s = sum(s or 0.0 for s in (end.val_s, end.save_s, end.rest_s))
+        took_s = 2 * ends_s + (end.reset_s or 0.0) + (end.final_s or 0.0)
         self.t += took_s
         recorder.add_phase("epoch_end", took_s)
-        return data * (CLOSED_FRAC if closes else 1.0)
 
     def certify(self, batch: int) -> None:
         """Say what a certificate says (worker/certificate.py), of images that nobody drew."""
@@ -167,31 +172,9 @@ class Synthetic:
     def _commit(self, when: faults.When, n_steps: int = 0) -> None:
         faults.commit(when, self.asked, rank=self.recorder.rank, n_steps=n_steps)
 
-    def _get(self, knob: str, default: Any) -> Any:
-        assert self.spec is not None
-        value = self.spec.params.get(knob)
-        return default if value is None else value
-
     def _spend(self, phase: str, seconds: float) -> None:
         self.t += seconds
         self.recorder.phase(phase)
-
-    def _seconds(self, batch: int) -> tuple[float, float]:
-        amp = {True: 2.0, "fp16": 2.0, "bf16": 2.1}.get(self._get("amp", False), 1.0)
-        compute = 0.03 + batch * 0.008 / amp
-        compute *= 0.9 if self._get("channels_last", False) else 1.0
-        compute *= 0.85 if self._get("compile", False) else 1.0
-        compute *= 0.97 if self._get("cudnn_benchmark", False) else 1.0
-        compute /= float(self._get("torch_threads", 1)) ** 0.8
-        per_image = {"ram": 0.0028, "disk": 0.003}.get(str(self._get("cache", False)), 0.0035)
-        workers = int(self._get("workers", 0))
-        data = batch * per_image / max(1, workers)
-        assert self.spec is not None
-        if self.n_ranks > 1 and self.spec.probe != "no_sync":
-            compute += ALL_REDUCE_S
-        if self.spec.probe in ("data", "compute"):
-            return (compute, 0.0) if self.spec.probe == "compute" else (0.0, data)
-        return (compute, data) if workers else (compute + data, 0.0)
 
 
 class _Lockstep:

@@ -16,8 +16,10 @@ from autotune.search.controller import search
 from autotune.search.past import read_past
 from autotune.search.session import Session
 from autotune.worker.recorder import Recorder
-from autotune.worker.synthetic import N_VAL, REST_S, SAVE_S, VAL_S, Synthetic
+from autotune.worker.machines import draw
+from autotune.worker.synthetic import Synthetic
 
+DRY = draw("dry_run")
 JOB = {"model": "yolo11n.yaml", "data": "mine.yaml", "batch": 16, "cache": False}
 COMPILED = {"compile": (False, "default")}
 
@@ -96,9 +98,9 @@ def test_every_trial_is_compared_by_the_same_terms(tmp_path):
     assert {"val_s", "save_s", "epoch_end_s", "final_s", "closed_epochs_s"} < set(next(iter(known)))
     base = results[0]
     assert base.job_estimated == (), "its own probe has measured them"
-    assert base.job_terms["val_s"] == pytest.approx(100 * N_VAL * VAL_S)
-    assert base.job_terms["save_s"] == pytest.approx(100 * SAVE_S)
-    assert base.job_terms["epoch_end_s"] == pytest.approx(100 * REST_S)
+    assert base.job_terms["val_s"] == pytest.approx(100 * DRY.n_val * DRY.val_image_s)
+    assert base.job_terms["save_s"] == pytest.approx(100 * DRY.save_s)
+    assert base.job_terms["epoch_end_s"] == pytest.approx(100 * DRY.end_s)
     study = optuna.load_study(study_name="autotune", storage=f"sqlite:///{plan.run_dir.study}")
     told = {t.number: t.value for t in study.trials if t.value is not None}
     assert told[0] == pytest.approx(base.job_s), "the study heard of the baseline with all terms"
@@ -126,7 +128,7 @@ def test_the_users_own_val_save_and_plots_are_used(tmp_path):
     [first, *_] = probes(trainer)
     assert {k: first.train_args[k] for k in ("val", "save", "plots")} == {"val": False, "save": True, "plots": True}
     assert all(s.train_args["val"] is False and s.train_args["save"] is False for s in trainer.specs if not s.probe)
-    assert results_of(plan)[0].job_terms["val_s"] == pytest.approx(N_VAL * VAL_S), "the last epoch alone"
+    assert results_of(plan)[0].job_terms["val_s"] == pytest.approx(DRY.n_val * DRY.val_image_s), "the last epoch alone"
 
 
 def test_without_time_for_it_nobody_has_these_terms(tmp_path):

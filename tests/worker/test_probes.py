@@ -16,7 +16,7 @@ from autotune.run.trial import run_trial
 from autotune.worker.probes import Replay, load_only, no_sync, replay
 from autotune.worker.recorder import Recorder
 from autotune.worker.segment import Segment
-from autotune.worker.synthetic import ALL_REDUCE_S
+from autotune.worker.machines import draw
 from tests.run.trials import spec
 
 
@@ -171,4 +171,4 @@ def test_simulated_ranks_go_in_step_and_pay_for_what_they_exchange(tmp_path: Pat
         rates[what] = result.images_per_s
     step_s = 0.03 + 8 * 0.008
     assert rates["no_sync"] == pytest.approx(16 / step_s, rel=0.05)
-    assert rates[None] == pytest.approx(16 / (step_s + ALL_REDUCE_S), rel=0.05)
+    assert rates[None] == pytest.approx(16 / (step_s + draw("dry_run").link_latency_s), rel=0.05)
