@@ -35,8 +35,9 @@ def once_more(
         limit_s = min(spec.deadlines.total_s, left_s())
         if void is None or MARGIN * first.took_s > limit_s:
             return first
-        directory.path.rename(directory.path.with_name(f"{directory.path.name}{ASIDE}"))
-        directory.path.mkdir()
+        if directory.path.exists():  # in memory there is none
+            directory.path.rename(directory.path.with_name(f"{directory.path.name}{ASIDE}"))
+            directory.path.mkdir()
         again = replace(spec, deadlines=replace(spec.deadlines, total_s=limit_s))
         result = run_trial(again, directory, started_s=started_s + first.took_s, watch=watch)
         say(f"trial {spec.number} was measured again: the first time, {void}")

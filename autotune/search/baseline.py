@@ -62,7 +62,7 @@ def _refuse(session: Session, ran: Ran) -> None:
         "no energy was counted" if session.info.objective == "energy" and ran.result.images_per_s else "no throughput"
     )
     reasons = [f"trial {r.number}: {r.result.outcome}: {r.result.error or lacks}" for r in session.ran]
-    hint = ran.result.hint or f"its log: {session.plan.run_dir.trial(ran.number).log}"
+    hint = ran.result.hint or f"its log: {session.records.place(ran.number).log}"
     raise NoTrialError(f"your own settings do not run here: {'; '.join(reasons)}", hint)
 
 

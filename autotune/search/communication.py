@@ -26,7 +26,7 @@ def transport_of(session: Session, number: int) -> Transport | None:
     """Over what the ranks of this trial talked; None with one rank, on CPU, or where its log does not say it."""
     if session.info.n_ranks == 1 or session.info.device == "cpu":
         return None
-    return read_transport(session.plan.run_dir.trial(number).log)
+    return read_transport(session.records.place(number).log)
 
 
 def of_baseline(session: Session) -> None:

@@ -16,7 +16,6 @@ from autotune.contract import (
     Summary,
     TrialSkipped,
     Verdict,
-    write_json,
 )
 from autotune.errors import NoTrialError
 from autotune.search import ablation, capacity, certificates, communication, epoch_ends, numerics, probes
@@ -28,6 +27,7 @@ from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
+from autotune.search.records import records_of
 from autotune.search.resume import open_study, restore
 from autotune.search.session import COMPILE_LIMIT_S, Session
 from autotune.search.situation import Proposal, situation_of
@@ -54,7 +54,7 @@ def search(
     """Run a whole study, write its files, and say what it found.
 
     Args:
-        plan: what to search and with how much time; `plan.run_dir` exists.
+        plan: what to search and with how much time; `plan.run_dir` exists, where there is one.
         run_trial: runs one trial.
         observers: told of every event.
         measured: called once, when no more trial will run, with whether an interrupt was the reason; after it, no
@@ -71,8 +71,9 @@ def search(
     """
     check_objective(plan.info.objective)
     check_strategy(plan.info.strategy)
-    plan.run_dir.trials.mkdir(parents=True, exist_ok=True)
-    with writing_study(plan.run_dir.study):
+    records = records_of(plan.run_dir)
+    records.begin()
+    with writing_study(records.study):
         return _search(plan, run_trial, observers, measured)
 
 
@@ -88,17 +89,7 @@ def _search(
     ablated: Ablated | None = None
     try:
         try:
-            if plan.past:
-                restore(session, plan.past)
-            if session.baseline is None:
-                session.phase("baseline")
-                measure_baseline(session)
-            epoch_ends.of_baseline(session)
-            capacity.of_baseline(session)
-            communication.of_baseline(session)
-            probes.of_baseline(session)
-            session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
-            stopped = explore(session)
+            stopped = look_around(session)
             epoch_ends.of_finalists(session, candidates_of(session))
             stage = make_stage(session, keep_s=_reserve_s(session))
             if stage is not None:
@@ -162,7 +153,7 @@ def _conclude(
         memory=fits,
         ablation=ablation.result_of(stage, ablated),
     )
-    write_json(session.plan.run_dir.summary, summary)
+    session.records.summary(summary)
     return summary
 
 
@@ -171,6 +162,21 @@ def _never_tried(session: Session) -> tuple[NotTried, ...]:
     known = session.proposals.known if session.proposals else {}
     last = {key_of(n.params): n for n in session.not_tried}
     return tuple(n for key, n in last.items() if known.get(key) is None)
+
+
+def look_around(session: Session) -> str:
+    """All that comes before the proof: baseline, what is measured of it beside, and the loop; why that stopped."""
+    if session.plan.past:
+        restore(session, session.plan.past)
+    if session.baseline is None:
+        session.phase("baseline")
+        measure_baseline(session)
+    epoch_ends.of_baseline(session)
+    capacity.of_baseline(session)
+    communication.of_baseline(session)
+    probes.of_baseline(session)
+    session.phase("search", "; ".join(session.notes))  # what the user's own arguments fell back to, once
+    return explore(session)
 
 
 def explore(session: Session) -> str:

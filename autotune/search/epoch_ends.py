@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from autotune.contract import Outcome, Params, TrialSpec, write_json
+from autotune.contract import Outcome, Params, TrialSpec
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 from autotune.search.session import Session
@@ -89,7 +89,7 @@ def revalue(session: Session) -> None:
         session.baseline = next(ran for ran in after if ran.number == first.number)
     for old, anew in zip(before, after, strict=True):
         if anew.result != old.result:
-            write_json(session.plan.run_dir.trial(anew.number).result, anew.result)
+            session.records.result(anew.result)
     session.write_csv()
 
 

@@ -135,8 +135,8 @@ class RunTrial(Protocol):
 class Plan:
     """Everything that a search needs to know; objective, strategy, seed, backend and task stand in `info`."""
 
-    run_dir: RunDir
-    """Exists, and is ours."""
+    run_dir: RunDir | None
+    """Exists, and is ours; None: the search is in memory only, and leaves nothing behind."""
     info: RunInfo
     space: SpacePort
     budget: Budget

@@ -13,6 +13,7 @@ from autotune.search.past import Past
 from autotune.search.plan import Plan
 from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran
+from autotune.search.records import records_of
 from autotune.search.session import Session
 from autotune.search.study import Study
 
@@ -25,13 +26,13 @@ def open_study(plan: Plan) -> tuple[Study, str]:
     Returns:
         The study, and a note when it is to be filled again from the results.
     """
-    path, info = plan.run_dir.study, plan.info
-    missing = plan.past is not None and bool(plan.past.results) and not path.exists()
+    path, info = records_of(plan.run_dir).study, plan.info
+    missing = path is not None and plan.past is not None and bool(plan.past.results) and not path.exists()
 
     def make() -> Study:
         return Study(path, objective=info.objective, strategy=info.strategy, seed=info.seed, command=info.command)
 
-    if plan.past is None:
+    if plan.past is None or path is None:
         return make(), ""
     try:
         return make(), f"{path.name} was missing: made again from the results" if missing else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import geometric_mean, stdev
+from math import sqrt
+from statistics import fmean, geometric_mean
 from typing import Any, Final
 
 from autotune.contract import (
@@ -25,9 +26,8 @@ from autotune.contract import (
     TrialSpec,
     TrialStarted,
     interrupted,
-    write_json,
 )
-from autotune.search import again, journal, racing
+from autotune.search import again, racing
 from autotune.search.budget import PURPOSE_OF
 from autotune.search.job_time import EpochEnds, with_job
 from autotune.search.memory import MemoryModel
@@ -36,6 +36,7 @@ from autotune.search.plan import Live, Plan, RunTrial, Settings
 from autotune.search.price import PriceModel
 from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran, cut_short
+from autotune.search.records import records_of
 from autotune.search.study import Study
 
 COMPILE_LIMIT_S: Final = 900.0
@@ -52,11 +53,13 @@ class Session:
         ran: every trial that was started, in order.
         baseline: the trial that stands for the user's own settings, once it has run.
         proposals: what may be tried, once the baseline has run.
+        stopped_because: why the loop ended, once it has.
         failed: keys of winners that did not live through their fresh run: nobody is handed such a configuration.
     """
 
     def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
         self.plan = plan
+        self.records = records_of(plan.run_dir)
         self.info: RunInfo = plan.info
         self.study = study
         self.model = PriceModel(plan.n_images, plan.images_decoded_per_s)
@@ -70,6 +73,7 @@ class Session:
         self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
+        self.stopped_because = ""
         self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers
 
@@ -80,7 +84,9 @@ class Session:
 
     def emit(self, event: Event) -> None:
         """Journal it and pass it on."""
-        journal.emit(self.plan.run_dir, self._observers, event)
+        self.records.event(event)
+        for observer in self._observers:
+            observer(event)
 
     def phase(self, name: str, note: str = "") -> None:
         """A new part of the run begins."""
@@ -145,10 +151,8 @@ class Session:
         )
         spec = vary(plan.probing(plain) if probe else plain)
         price_s = None if probe else self.price_s(params, warm=role in WARM_ROLES)
-        directory = plan.run_dir.trial(number)
-        directory.path.mkdir(parents=True, exist_ok=True)
         self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=price_s))
-        started_s = self.t_s
+        directory, started_s = self.records.make_place(number), self.t_s
         with budget.spend(PURPOSE_OF.get(role, "trials_lost")) as spending:
             try:
                 result = self._run_trial(spec, directory, started_s=started_s, watch=self._watch(number, role))
@@ -226,7 +230,8 @@ class Session:
 
     def record(self, ran: Ran) -> None:
         """Write a trial down and say that it ended."""
-        self._write(ran)
+        self.records.result(ran.result)
+        self.write_csv()
         self.emit(TrialEnded(t_s=self.t_s, changes=ran.changes, result=ran.result))
 
     def show(self, ran: Ran) -> None:
@@ -235,34 +240,28 @@ class Session:
         for observer in self._observers:
             observer(ended)
 
-    def _write(self, ran: Ran) -> None:
-        """result.json with the objective in it, and trials.csv anew."""
-        write_json(self.plan.run_dir.trial(ran.number).result, ran.result)
-        self.write_csv()
-
     def write_csv(self) -> None:
         """trials.csv anew."""
-        journal.write_trials_csv(self.plan.run_dir, (r.result for r in self.ran), self.knobs)
+        self.records.table((r.result for r in self.ran), self.knobs)
 
     def _watch(self, number: int, role: Role) -> Any:
         """Show what a trial measures, and stop a search trial that cannot win."""
         best = self.best().result if role == "trial" and self.baseline and self.info.objective != "energy" else None
-        by_job = self.info.objective == "job_time"
 
         def watch(live: Live) -> str | None:
             took_s = sum(live.steps.step_s)
             rate = sum(live.steps.images) / took_s if took_s else None
             now = TrialProgress(t_s=self.t_s, number=number, phase=live.phase, n_steps=live.n_steps, images_per_s=rate)
             self.emit(now)
-            return racing.hopeless(live.steps, best, by_job=by_job)
+            return racing.hopeless(live.steps, best, by_job=self.info.objective == "job_time")
 
         return watch
 
     def replace_last_params(self, params: Params) -> None:
         """Give the last trial the configuration that it turned out to be (the baseline, once its values are known)."""
-        last = self.ran[-1]
-        self.ran[-1] = replace(last, result=replace(last.result, params=params))
-        self._write(self.ran[-1])
+        self.ran[-1] = replace(self.ran[-1], result=replace(self.ran[-1].result, params=params))
+        self.records.result(self.ran[-1].result)
+        self.write_csv()
 
     def baseline_values(self) -> list[float]:
         """Objective of every search-time run of the user's own settings: the baseline and its sentinels."""
@@ -276,7 +275,8 @@ class Session:
         values = self.baseline_values()
         if len(values) < 3:
             return NOISE_FRAC
-        return max(NOISE_FRAC, stdev(v / geometric_mean(values) for v in values))
+        mean = fmean(values)  # statistics.stdev reckons in fractions: a third of a millisecond, several times a trial
+        return max(NOISE_FRAC, sqrt(sum((v / mean - 1) ** 2 for v in values) / (len(values) - 1)))
 
     def best(self) -> Ran:
         """Lowest objective among measured search trials; within the noise of it, the one with the fewest changes.
@@ -297,4 +297,4 @@ class Session:
     def write_info(self, **fields: Any) -> None:
         """Rewrite run.json with what the baseline taught."""
         self.info = replace(self.info, **fields)
-        write_json(self.plan.run_dir.info, self.info)
+        self.records.info(self.info)

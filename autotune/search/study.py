@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def writing_study(path: Path) -> Iterator[None]:
+def writing_study(path: Path | None) -> Iterator[None]:
     """What SQLite says of a full disk, or of a file that somebody else holds, becomes MachineError."""
     try:
         yield
@@ -50,7 +50,7 @@ class Study:
     """One Optuna study in one SQLite file; every trial of ours, the repeated ones too, is a trial of it.
 
     Args:
-        path: SQLite file, made when missing; an earlier part of the same search is taken over.
+        path: SQLite file, made when missing; an earlier part of the same search is taken over. None: memory only.
         objective: name of the objective; it becomes the metric name.
         strategy: key of STRATEGIES.
         seed: of the sampler.
@@ -61,15 +61,9 @@ class Study:
             choice list that changes, and ours is only known after the baseline has run.
     """
 
-    def __init__(self, path: Path, *, objective: str, strategy: str, seed: int, command: str = "") -> None:
+    def __init__(self, path: Path | None, *, objective: str, strategy: str, seed: int, command: str = "") -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # RDBStorage puts its address through str.format, so a brace in a folder name has to be doubled.
-        address = f"sqlite:///{path.absolute()}".replace("{", "{{").replace("}", "}}")
-        self._storage = optuna.storages.RDBStorage(address)
-        # Optuna commits some ten times a trial. Waiting for the disk each time costs a busy one half a second a trial,
-        # and what a power cut could lose stands in result.json too.
-        sqlalchemy.event.listen(self._storage.engine, "connect", _do_not_wait_for_the_disk)
-        self._storage.engine.dispose()
+        self._storage = optuna.storages.InMemoryStorage() if path is None else _file(path)
         self._study = optuna.create_study(
             storage=self._storage,
             study_name=STUDY_NAME,
@@ -213,7 +207,8 @@ class Study:
             log.info("the study could not be closed: %s", e)
         finally:
             self._storage.remove_session()
-            self._storage.engine.dispose()
+            if isinstance(self._storage, optuna.storages.RDBStorage):
+                self._storage.engine.dispose()
 
     def importance(self) -> tuple[dict[str, float], str, int]:
         """PED-ANOVA over feasible, really measured, distinct configurations (SEARCH 5.7).
@@ -246,6 +241,16 @@ class Study:
     def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> TrialState:
         self._study.tell(trial, value, state=state)
         return state
+
+
+def _file(path: Path) -> optuna.storages.RDBStorage:
+    # RDBStorage puts its address through str.format, so a brace in a folder name has to be doubled.
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}".replace("{", "{{").replace("}", "}}"))
+    # Optuna commits some ten times a trial. Waiting for the disk each time costs a busy one half a second a trial,
+    # and what a power cut could lose stands in result.json too.
+    sqlalchemy.event.listen(storage.engine, "connect", _do_not_wait_for_the_disk)
+    storage.engine.dispose()
+    return storage
 
 
 def _do_not_wait_for_the_disk(connection: sqlite3.Connection, _record: object) -> None:
