@@ -96,6 +96,8 @@ def _note(df: pd.DataFrame) -> str:
         said += " Its intervals were too narrow."
     sized = df.dropna(subset=["mem_predicted_bytes", "mem_bytes"])
     if len(sized):
-        wrong = median(abs(float(a) / float(b) - 1) for a, b in zip(sized["mem_bytes"], sized["mem_predicted_bytes"]))
+        wrong = median(
+            abs(float(a) / float(b) - 1) for a, b in zip(sized["mem_bytes"], sized["mem_predicted_bytes"], strict=True)
+        )
         said += f" Peak memory: {wrong:.1%} off (median of {len(sized)})."
     return said

@@ -19,6 +19,7 @@ import numpy as np
 from autotune.contract import Params, Value
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 Resource = Literal["compute", "launch", "data", "exchange", "memory"]
 """compute: seconds per image of the step without waiting; launch: its part that no batch makes longer; data: seconds
 per image of the loader; exchange: what of the ranks' communication nothing hides; memory: bytes per image."""
@@ -88,7 +89,8 @@ class Encoding:
         names: of the knobs, columns of a row.
         values: of each knob; the first is the baseline's.
         offsets: of each knob in the long axis of `weights`.
-        weights: resource -> (all values, coefficients): row of a value -> coefficient.
+        columns: resource -> which coefficients act on it.
+        weights: resource -> (all values, its coefficients): how often each counts with that value.
         mean: (coefficients,) prior means.
         sd: (coefficients,) prior standard deviations.
         labels: (knob, value, resource) of each coefficient; value None for a slope.
@@ -96,31 +98,30 @@ class Encoding:
 
     names: tuple[str, ...]
     values: tuple[tuple[Value, ...], ...]
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
+    offsets: Integers
+    columns: dict[Resource, Integers]
     weights: dict[Resource, Array]
     mean: Array
     sd: Array
     labels: tuple[tuple[str, Value, Resource], ...]
-    index: tuple[dict[str, int], ...]
+    index: tuple[dict[tuple[type, Value], int], ...]
 
-    def rows(self, configurations: Sequence[Params]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def rows(self, configurations: Sequence[Params]) -> Integers:
         """(n, knobs) indices; a value that the domain does not hold, None above all, counts as the baseline's."""
-        out = np.zeros((len(configurations), len(self.names)), dtype=np.int64)
-        for i, params in enumerate(configurations):
-            for j, name in enumerate(self.names):
-                out[i, j] = self.index[j].get(json.dumps(params.get(name)), 0)
-        return out
+        values = [[params.get(name) for name in self.names] for params in configurations]
+        found = [[at.get((type(v), v), 0) for at, v in zip(self.index, row, strict=True)] for row in values]
+        return np.array(found, dtype=np.int64).reshape(len(configurations), len(self.names))
 
     def params(self, row: Sequence[int]) -> Params:
         """The other way."""
         return {name: self.values[j][row[j]] for j, name in enumerate(self.names)}
 
-    def features(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> dict[Resource, Array]:
-        """Resource -> (n, coefficients): how often each coefficient counts in its log factor."""
+    def features(self, rows: Integers) -> dict[Resource, Array]:
+        """Resource -> (n, its coefficients): how often each coefficient counts in its log factor."""
         at = rows + self.offsets
         return {resource: weights[at].sum(axis=1) for resource, weights in self.weights.items()}
 
-    def numbers(self, rows: np.ndarray[Any, np.dtype[np.int64]], name: str, default: float) -> Array:
+    def numbers(self, rows: Integers, name: str, default: float) -> Array:
         """(n,) the values of a numeric knob; the default where the domain has no such knob, or a value is none."""
         if name not in self.names:
             return np.full(len(rows), default)
@@ -162,18 +163,21 @@ def encode(domain: Mapping[str, Sequence[Value]], baseline: Params, exchanging: 
                 mean.append((here or (0.0, 0.0))[0] - (there or (0.0, 0.0))[0])
                 sd.append(max((here or (0.0, 0.0))[1], (there or (0.0, 0.0))[1]))
                 entries.append((int(offsets[j]) + i, len(labels) - 1, 1.0))
-    weights: dict[Resource, Array] = {r: np.zeros((int(offsets[-1]), len(labels))) for r in RESOURCES}
+    columns = {r: np.array([i for i, label in enumerate(labels) if label[2] == r], dtype=np.int64) for r in RESOURCES}
+    weights: dict[Resource, Array] = {r: np.zeros((int(offsets[-1]), len(columns[r]))) for r in RESOURCES}
     for row, column, weight in entries:
-        weights[labels[column][2]][row, column] = weight
+        resource = labels[column][2]
+        weights[resource][row, int(np.searchsorted(columns[resource], column))] = weight
     return Encoding(
         names=names,
         values=values,
         offsets=offsets[:-1].astype(np.int64),
+        columns=columns,
         weights=weights,
         mean=np.array(mean),
         sd=np.array(sd),
         labels=tuple(labels),
-        index=tuple({json.dumps(v): i for i, v in reversed(list(enumerate(vs)))} for vs in values),
+        index=tuple({(type(v), v): i for i, v in enumerate(vs)} for vs in values),
     )
 
 

@@ -18,8 +18,9 @@ from typing import Final
 import numpy as np
 
 from autotune.contract import Guess, Outcome, Params
-from autotune.search.effects import BATCH, THREADS, Array, Encoding, encode
-from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Rows, Setting, Surrogate
+from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
+from autotune.search.formula import Setting
+from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Surrogate
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 from autotune.search.situation import Proposal, Situation
@@ -57,14 +58,14 @@ def propose(s: Situation) -> Proposal:
     if not candidates:
         return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
     forecast = mind.model.forecast(candidates)
-    gain, fits = mind.improvement(candidates, forecast), mind.fits(forecast)
-    usable = fits >= FITS
-    if not usable.any():
-        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
-    worth = np.where(usable, gain * fits, -1.0)
+    fits = mind.fits(forecast)
+    worth = np.where(fits >= FITS, mind.improvement(candidates, forecast) * fits, -1.0)
     power = max(0.0, 1.0 - s.n_trials / COOL)
     price = np.array([s.price(params).total_s for params in candidates]) if power else np.ones(len(candidates))
-    chosen = candidates[int(np.argmax(np.where(usable, worth / np.maximum(price, 1e-3) ** power, -1.0)))]
+    order = np.argsort(-worth / np.maximum(price, 1e-3) ** power)
+    chosen = next((candidates[i] for i in order if worth[i] >= 0 and not s.why_not(candidates[i])), None)
+    if chosen is None:
+        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
     n, misfit = s.n_trials, mind.model.misfit_frac
     hedged = n >= HEDGE_FROM and n % (2 if misfit >= LARGE_MISFIT else HEDGE_EVERY) == 0
     return Proposal(
@@ -192,7 +193,7 @@ class Mind:
         """Probability that each stays below the limit less HEADROOM_FRAC of it; 1 where no limit is known."""
         from scipy.special import ndtr
 
-        out: Array = ndtr((self._room - np.log(forecast.mem_bytes)) / forecast.mem_sd)
+        out: Array = ndtr((self._room - forecast.log_mem_bytes) / forecast.mem_sd)
         return out
 
     def guess(self, params: Params) -> Guess:
@@ -204,14 +205,14 @@ class Mind:
             value=value,
             lo=value * math.exp(-half),
             hi=value * math.exp(half),
-            mem_bytes=float(forecast.mem_bytes[0]) if self.model.knows_memory else None,
+            mem_bytes=math.exp(forecast.log_mem_bytes[0]) if self.model.knows_memory else None,
         )
 
     def candidates(self) -> list[Params]:
         """Configurations that nobody has tried, spelled as they would run."""
         every = self.s.proposals.every()
         if every is not None and len(every) <= ENUMERABLE:
-            return [p for key, p in every.items() if key not in self.s.proposals.known and not self.s.why_not(p)]
+            return [p for key, p in every.items() if key not in self.s.proposals.known]
         rows = self._rows()
         forecast = self.model.forecast_rows(rows)
         value = np.log(self._job.steps * np.exp(forecast.log_image_s) / self._job.image_s + self._job.rest)
@@ -221,13 +222,13 @@ class Mind:
         for i in order:
             params = self.s.proposals.complete(self.encoding.params(rows[i]))
             key = key_of(params)
-            if key not in self.s.proposals.known and key not in out and not self.s.why_not(params):
+            if key not in self.s.proposals.known and key not in out:
                 out[key] = params
                 if len(out) >= FINALISTS:
                     break
         return list(out.values())
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> Integers:
         """Candidates of a space too large to list."""
         measured = self.encoding.rows(self.measured)
         top = measured[self.order[:TOP]]
@@ -242,7 +243,7 @@ class Mind:
         found.append(self._descend(starts[:N_SAMPLES], sizes))
         return np.unique(np.concatenate(found), axis=0)
 
-    def _exchanged(self, top: Rows, sizes: Rows, n_changes: int, n: int) -> Rows:
+    def _exchanged(self, top: Integers, sizes: Integers, n_changes: int, n: int) -> Integers:
         """Random exchanges of so many settings of the best."""
         rows = top[self.rng.integers(0, len(top), n)].copy()
         for _ in range(n_changes):
@@ -250,7 +251,7 @@ class Mind:
             rows[np.arange(n), column] = self.rng.integers(0, sizes[column])
         return rows
 
-    def _composites(self, row: Rows) -> Rows:
+    def _composites(self, row: Integers) -> Integers:
         """Every combination of what changes the memory of an image, with every batch."""
         names = [n for n in (*SHAPES, BATCH) if n in self.encoding.names]
         at = [self.encoding.names.index(n) for n in names]
@@ -263,7 +264,7 @@ class Mind:
             rows[:, at] = np.array(combos)
         return rows
 
-    def _descend(self, starts: Rows, sizes: Rows) -> Rows:
+    def _descend(self, starts: Integers, sizes: Integers) -> Integers:
         """The optimum, by single exchanges, of a sample of the model for each start, and of its mean."""
         thetas = np.concatenate([self.model.theta[None], self.model.draw(self.rng, len(starts) - 1)])
         here, seen = starts.copy(), []
@@ -272,7 +273,7 @@ class Mind:
             ends = np.cumsum([len(a) for a in around])
             rows = np.concatenate(around)
             values, log_bytes = self.model.by_formula(thetas, rows)
-            values = values + np.where(log_bytes > self._room - 0.03, 10.0, 0.0)[None]
+            values = values + np.where(log_bytes > self._room - 0.03, 10.0, 0.0)
             best = [around[i][int(np.argmin(values[i, end - len(around[i]) : end]))] for i, end in enumerate(ends)]
             seen.append(np.array(best))
             if (seen[-1] == here).all():
@@ -281,7 +282,7 @@ class Mind:
         return np.concatenate(seen)
 
 
-def singles(row: Rows, sizes: Rows) -> Rows:
+def singles(row: Integers, sizes: Integers) -> Integers:
     """All rows that differ from this one in one setting."""
     out = []
     for j, size in enumerate(sizes):

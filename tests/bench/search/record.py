@@ -9,6 +9,7 @@ fingerprint of the machine it ran on. Another machine is another table: it is re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import fcntl
 import itertools
@@ -18,9 +19,10 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -53,7 +55,6 @@ SEGMENT = SegmentSettings(
 EVERY = 12
 PART = 65
 SAVE_EVERY = 5
-TURN_S, GIVEN_S = 120.0, 60.0
 COLUMNS = ("end_s", "wait_s", "step_s", "images")
 
 
@@ -63,7 +64,7 @@ class Recorder:
     Args:
         job: key of JOBS.
         out: its folder.
-        lock: a file that is locked while runs measure, so that other work on the machine waits.
+        lock: a file that is locked while a run measures, so that other work on the machine waits.
     """
 
     def __init__(self, job: str, out: Path, lock: Path | None) -> None:
@@ -81,8 +82,6 @@ class Recorder:
                 self.lines += map(json.loads, f)
         self.n_saved = len(self.lines)
         self.number = 0
-        self.turn: IO[str] | None = None
-        self.turn_ends = 0.0
 
     def run(self, params: Params, *, plain: bool = False) -> tuple[dict[str, Any], RankRecord | None]:
         """One fresh process; `plain`: the user's own arguments, before anything is known."""
@@ -99,24 +98,10 @@ class Recorder:
         )  # fmt: skip
         folder = TrialDir(Path(self.tmp.name) / f"{self.number}")
         self.number += 1
-        self.take_turn()
-        result = run_trial(spec, folder, started_s=0.0, preloaded=self.preloaded)
+        with alone(self.lock):
+            result = run_trial(spec, folder, started_s=0.0, preloaded=self.preloaded)
         ranks = [read_json(path, RankRecord) for path in folder.path.glob("rank0.json")]
         return to_dict(replace(result, log_tail=())), ranks[0] if ranks else None
-
-    def take_turn(self) -> None:
-        """Hold the lock for TURN_S at a time: other work on the machine waits, and has GIVEN_S to begin."""
-        if self.lock is None or (self.turn and time.monotonic() < self.turn_ends):
-            return
-        if self.turn:
-            self.turn.close()
-            time.sleep(GIVEN_S)  # others may take it
-        self.turn = self.lock.open("w")
-        waiting = self.lock.with_suffix(".waiting")  # others should not begin meanwhile
-        waiting.touch()
-        fcntl.flock(self.turn, fcntl.LOCK_EX)
-        waiting.unlink()
-        self.turn_ends = time.monotonic() + TURN_S
 
     def prepare(self) -> None:
         """The baseline says what the domain is; table.json keeps that for all later parts."""
@@ -196,6 +181,22 @@ class Recorder:
                 f.writelines(json.dumps(line) + "\n" for line in self.lines[i * PART : (i + 1) * PART])
             tmp.replace(part)
         self.n_saved = len(self.lines)
+
+
+@contextlib.contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Wait until nobody holds the lock, and hold it: other work on the machine, which shares it, goes first."""
+    if lock is None:
+        yield
+        return
+    with lock.open("w") as f:
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.2)
+        yield
 
 
 def main() -> None:

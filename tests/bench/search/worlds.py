@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.contract import Outcome, Params, StepColumns, TrialDir, TrialResult, TrialSpec, Value
-from autotune.search.model import COMPILE_WARM_FRAC, CompileKey, compile_key
+from autotune.search.price import COMPILE_WARM_FRAC, CompileKey, compile_key
 from autotune.search.plan import Watch
 from autotune.space.context import CUDAGRAPH_MODES, STOCK_PREFETCH
 from autotune.worker.machines import Measured, SimulatedMachine, draw, epoch_end, inert, measure, truth
