@@ -67,7 +67,7 @@ class SimulatedMachine:
     """Cache -> bytes an image that the page cache misses."""
     disk_bytes_per_s: float = inf
     worker_drag: float = 0.0
-    """Share that each worker more slows all of them down."""
+    """Share that each worker more slows all of them down, squared: above 1 / worker_drag of them more are slower."""
     core_steal: float = 0.0
     """Share of launch_s more when workers take all cores."""
     sharpness: float = 6.0

@@ -129,7 +129,7 @@ def truth(machine: SimulatedMachine, params: Params, n_ranks: int, probe: Probe 
     here = min(n_ranks, m.gpus_per_node)
     threads = int(get("torch_threads") or 1)
     crowd = ((workers + threads) * here / m.cores) ** 6
-    at_work = max(1, workers) / (1 + crowd) ** (1 / 6) / (1 + m.worker_drag * workers)
+    at_work = max(1, workers) / (1 + crowd) ** (1 / 6) / (1 + m.worker_drag * workers) ** 2
     launch *= 1 + m.core_steal * crowd / (1 + crowd)
     data = batch * m.loader_s.get(kept, m.loader_s[False]) * loader / at_work
     read = m.read_bytes.get(kept, 0.0)

@@ -200,7 +200,7 @@ def _cpu_2core() -> SimulatedMachine:
 
 def _adv_a100x4() -> SimulatedMachine:
     slow_ram = {False: 0.012, "ram": 0.048, "disk": 0.02}
-    return _a100x4("adv_a100x4", effects={**FOLKLORE, **REVERSED}, loader_s=slow_ram, worker_drag=0.15, unpinned=0.7)
+    return _a100x4("adv_a100x4", effects={**FOLKLORE, **REVERSED}, loader_s=slow_ram, worker_drag=0.2, unpinned=0.7)
 
 
 def _noisy_t4() -> SimulatedMachine:

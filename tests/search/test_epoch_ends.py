@@ -15,8 +15,8 @@ from autotune.search.budget import Budget
 from autotune.search.controller import search
 from autotune.search.past import read_past
 from autotune.search.session import Session
-from autotune.worker.recorder import Recorder
 from autotune.worker.machines import draw
+from autotune.worker.recorder import Recorder
 from autotune.worker.synthetic import Synthetic
 
 DRY = draw("dry_run")

@@ -81,7 +81,7 @@ def test_folklore_holds_and_adv_reverses_it(seed: int) -> None:
     assert rate("a100x4_m", seed=seed, **slow, cache="ram") >= rate("a100x4_m", seed=seed, **slow)
     many, few = ({"cache": "ram", "workers": w} for w in (16, 4))
     loader = [truth(draw("adv_a100x4", seed), {**GPU, **p}, 4).data_s for p in (many, few)]
-    assert loader[0] > 0.6 * loader[1], "workers above four hardly help there"
+    assert loader[0] > loader[1], "more workers hurt there"
 
 
 def additivity(name: str) -> float:

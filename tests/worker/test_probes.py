@@ -13,10 +13,10 @@ import torch
 
 from autotune.contract import Outcome, Probe, RankRecord, SegmentSettings, TrialDir, TrialResult, read_json
 from autotune.run.trial import run_trial
+from autotune.worker.machines import draw
 from autotune.worker.probes import Replay, load_only, no_sync, replay
 from autotune.worker.recorder import Recorder
 from autotune.worker.segment import Segment
-from autotune.worker.machines import draw
 from tests.run.trials import spec
 
 

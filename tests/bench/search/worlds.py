@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from world_space import baseline_of, canonical, domain_of, expert_of
+
 from autotune.contract import Outcome, Params, StepColumns, TrialDir, TrialResult, TrialSpec, Value
 from autotune.search.price import COMPILE_WARM_FRAC, CompileKey, compile_key
 from autotune.search.plan import Watch
-from autotune.space.context import CUDAGRAPH_MODES, STOCK_PREFETCH
-from autotune.worker.machines import Measured, SimulatedMachine, draw, epoch_end, inert, measure, truth
+from autotune.worker.machines import Measured, SimulatedMachine, draw, epoch_end, measure, truth
 
 CACHE_FORMAT = 1
 """Raise it when a formula changes: what was found of the best before is then not read."""
@@ -25,48 +29,6 @@ N_STARTS = 24
 LOOKS = 4
 """How often a running segment is shown to `watch`."""
 EPOCHS, CLOSED_EPOCHS = 100, 10
-USERS_BATCH = 16
-"""Total over all ranks, YOLO's default."""
-BATCHES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-WORKERS = (0, 1, 2, 4, 6, 8, 12, 16, 24, 32)
-GPU: dict[str, tuple[Value, ...]] = {
-    "cache": (False, "ram", "disk"),
-    "prefetch_factor": (None, 2, 4, 8),
-    "amp": (True, "bf16", False),
-    "compile": (False, "default", "reduce-overhead", "max-autotune"),
-    "channels_last": (True, False),
-    "cudnn_benchmark": (False, True),
-    "deterministic": (True, False),
-    "pin_memory": (True, False),
-    "alloc_conf": (None, "expandable_segments:True"),
-    "log_every": (1, 10, 50),
-}
-DDP: dict[str, tuple[Value, ...]] = {
-    "bucket_cap_mb": (None, 1, 4, 16, 64, 128),
-    "gradient_as_bucket_view": (False, True),
-    "static_graph": (None, False, True),
-    "find_unused_parameters": (None, True, False),
-    "no_sync": (None, False, True),
-    "ddp_wrap": (None, "ddp_of_compiled", "compiled_ddp"),
-    "blocking_wait": (True, False),
-}
-PCIE: dict[str, tuple[Value, ...]] = {
-    "nccl_ctas": (None, "1-4", "1-8", "1-16", "8-32"),
-    "nccl_buffsize": (None, 1048576, 2097152, 8388608),
-    "nccl_algo": (None, "allreduce:ring", "allreduce:tree"),
-}
-TRANSPORT: dict[str, dict[str, tuple[Value, ...]]] = {
-    "r3090x2_s": {**PCIE, "nccl_p2p_level": (None, "PHB", "SYS")},
-    "a100x8tcp_l": {**PCIE, "nccl_socket": ("1x1", "2x4", "4x4", "8x8")},
-    "h100x16_x": {**PCIE, "nccl_ib_qps": (None, 2, 4)},
-}
-"""What acts only where the traffic does not go over NVLink."""
-FOLKLORE: Params = {
-    "cache": "ram", "amp": True, "compile": "default", "channels_last": True, "cudnn_benchmark": True,
-    "deterministic": False, "log_every": 50, "gradient_as_bucket_view": True, "find_unused_parameters": False,
-    "nccl_socket": "4x4", "blocking_wait": False,
-}  # fmt: skip
-"""What an expert would try first, beside the largest batch that is likely to fit and all cores."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +59,9 @@ class World:
         self.now_s = 0.0
         self._compiled: set[CompileKey] = set()
         self._filled = False
-        self.baseline: Params = self._baseline()
-        self.domain: dict[str, tuple[Value, ...]] = self._domain()
-        self.seeds: tuple[Params, ...] = (self._folklore(),)
+        self.baseline: Params = baseline_of(self.machine)
+        self.domain: dict[str, tuple[Value, ...]] = domain_of(self.machine)
+        self.seeds: tuple[Params, ...] = (expert_of(self.machine, self.baseline, self.domain),)
 
     def clock(self) -> float:
         """Seconds on the clock of this world."""
@@ -107,20 +69,7 @@ class World:
 
     def canonical(self, params: Params) -> Params:
         """The one spelling: what is inert beside these values becomes None (space/config.py)."""
-        out = dict(params)
-        stock = {**self.baseline, **{k: v for k, v in params.items() if v is not None}}
-        for name, value in STOCK.items():
-            if name in out and out[name] is None:
-                out[name] = value
-        if not stock.get("workers") and "prefetch_factor" in out:
-            out["prefetch_factor"] = None
-        for name in inert(stock, self.n_ranks) & out.keys():
-            out[name] = None
-        if "no_sync" in out and round(64 / (int(stock["batch_per_gpu"] or 1) * self.n_ranks)) <= 1:
-            out["no_sync"] = None
-        if out.get("compile") in CUDAGRAPH_MODES and "expandable_segments:True" in str(out.get("alloc_conf")):
-            out["alloc_conf"] = None
-        return out
+        return canonical(params, self.baseline, self.n_ranks)
 
     def true_rate(self, params: Params) -> float:
         """Images/s of all ranks without noise; 0 where memory is short."""
@@ -257,62 +206,6 @@ class World:
         self.now_s += took_s
         return TrialResult(outcome=outcome, took_s=took_s, error=error, hint="simulated", **common)
 
-    def _cap(self) -> int:
-        """Loader workers of a rank at most: the cores of a node over its GPUs (space/context.py)."""
-        m = self.machine
-        return int(m.cores // max(1, min(m.n_gpus, m.gpus_per_node)))
-
-    def _baseline(self) -> Params:
-        m = self.machine
-        base: Params = {"batch_per_gpu": max(1, USERS_BATCH // self.n_ranks)}
-        if m.on_cpu:
-            return {**base, "torch_threads": 1, "channels_last": False, "workers": 0, "cache": False}
-        base |= {"workers": min(8, self._cap()), **{k: v[0] for k, v in GPU.items()}, "prefetch_factor": STOCK_PREFETCH}
-        if self.n_ranks > 1:
-            base |= {k: v[0] for k, v in DDP.items()} | {k: v[0] for k, v in TRANSPORT.get(self.scenario, {}).items()}
-        self.baseline = base
-        while not self.true_rate(base) and int(base["batch_per_gpu"] or 1) > 1:  # as the search does with such a job
-            base = {**base, "batch_per_gpu": int(base["batch_per_gpu"] or 1) // 2}
-        return self.canonical(base)
-
-    def _domain(self) -> dict[str, tuple[Value, ...]]:
-        m = self.machine
-        if m.on_cpu:
-            return {
-                "batch_per_gpu": (4, 8, 16, 24, 32, 48, 64), "torch_threads": (1, 2), "channels_last": (False, True),
-                "workers": (0, 1, 2), "cache": (False, "ram", "disk"), "prefetch_factor": (None, 2, 4, 8),
-                "log_every": (1, 10, 50), "gc_freeze": (False, True),
-            }  # fmt: skip
-        own = {*WORKERS, self._cap()}
-        domain: dict[str, tuple[Value, ...]] = {
-            "batch_per_gpu": BATCHES if m.image_bytes < 2 * 2**30 else tuple(range(1, 13)),
-            "workers": tuple(sorted(w for w in own if w <= self._cap())),
-            **GPU,
-        }
-        if "t4" in self.scenario:  # no bf16 there
-            domain["amp"] = (True, False)
-        if self.n_ranks * m.n_images * m.ram_image_bytes > m.ram_bytes * max(1, self.n_ranks // m.gpus_per_node):
-            domain["cache"] = (False, "disk")
-        if self.n_ranks > 1:
-            domain |= {**DDP, **TRANSPORT.get(self.scenario, {})}
-        return domain
-
-    def _folklore(self) -> Params:
-        """The expert's start: folklore, the largest batch that is believed to fit, and all the cores there are."""
-        m = self.machine
-        params = {**self.baseline, **{k: v for k, v in FOLKLORE.items() if v in self.domain.get(k, ())}}
-        batches = [int(b or 0) for b in self.domain["batch_per_gpu"]]
-        half = 1.0 if m.on_cpu else 0.62
-        fits = [b for b in batches if m.base_bytes + half * m.image_bytes * b < 0.7 * m.mem_limit_bytes]
-        params["batch_per_gpu"] = max(fits, default=batches[0])
-        if m.on_cpu:
-            params |= {"torch_threads": int(m.cores), "workers": 1, "cache": False}
-        else:
-            params["workers"] = max(1, self._cap() - 1)
-        below = [w for w in self.domain["workers"] if int(w or 0) <= int(params["workers"] or 0)]
-        params["workers"] = below[-1]
-        return self.canonical(params)
-
     def _climbed(self, start: Params, *, pairs: bool = False) -> tuple[Params, float]:
         """The local best from here: one knob at a time, and then, with `pairs`, two."""
         here = self.canonical(start)
@@ -347,16 +240,6 @@ class World:
                     continue
                 for b in names[i + 1 :]:
                     yield from ({**one, b: other} for other in self.domain[b] if other != here.get(b))
-
-
-STOCK: Params = {
-    "prefetch_factor": STOCK_PREFETCH,
-    "static_graph": False,
-    "find_unused_parameters": True,
-    "no_sync": False,
-    "ddp_wrap": "ddp_of_compiled",
-}
-"""Knobs with a condition -> what they are where they act."""
 
 
 def _distinct(found: list[tuple[Params, float]]) -> list[Params]:
