@@ -1,5 +1,6 @@
 """A study that leaves nothing behind is the search that writes a folder."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,7 @@ def test_incumbents_are_the_best_measured_so_far(tmp_path):
     found = incumbents(session)
     tried = [r for r in session.ran if r.result.role == "trial"]
     assert [i.n_trials for i in found] == list(range(13)) == list(range(len(tried) + 1))
-    assert all(later.value <= earlier.value for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later.value <= earlier.value for earlier, later in itertools.pairwise(found))
     assert found[-1].value == min(r.value for r in (session.baseline, *tried) if r.result.outcome.measured)
     assert found[-1].at_s <= trainer.clock.now - 1000.0
     assert [e.result.number for e in seen if isinstance(e, TrialEnded)] == [r.number for r in session.ran]
