@@ -90,9 +90,13 @@ class Recording:
         """Every configuration that there is an answer for."""
         return tuple(runs[0].result.params for runs in self.cells.values())
 
+    def runs_of(self, params: Params) -> tuple[Recorded, ...]:
+        """The runs of a configuration; empty: it was not recorded."""
+        return self.cells.get(key_of(params), ())
+
     def truth(self, params: Params) -> float | None:
         """Images/s of a configuration, the mean over its measured runs; None: none was, or it is not recorded."""
-        runs = self.cells.get(key_of(params), ())
+        runs = self.runs_of(params)
         rates = [r.result.images_per_s for r in runs if r.result.outcome.measured and r.result.images_per_s]
         return fmean(rates) if rates else None
 
@@ -230,7 +234,7 @@ def _by_key(runs: list[Recorded]) -> tuple[Cells, dict[tuple[Probe, str], tuple[
         result, key = run.result, key_of(run.result.params)
         if result.outcome is Outcome.INTERRUPTED:
             continue
-        if result.probe is not None:
+        if result.probe is not None:  # a part of the step, no training
             probes[result.probe, key] = (*probes.get((result.probe, key), ()), run)
         else:
             cells[key] = (*cells.get(key, ()), run)
