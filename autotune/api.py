@@ -92,6 +92,7 @@ def tune(
     name: str | None = None,
     out: str | Path = "results",
     resume: str | Path | None = None,
+    replay: str | Path | None = None,
     dry_run: bool = False,
     assume_transport: str | None = None,
     track: str | None = None,
@@ -117,6 +118,7 @@ def tune(
         out: folder for run folders.
         resume: go on with this run folder, for `budget` more; what is given beside the two must agree with it, and an
             argument that has its default here counts as not given.
+        replay: a run folder or a table of measurements that answers in place of this machine.
         dry_run: simulate.
         assume_transport: "socket", "ib", "shm" or "p2p": search NCCL's settings of it, whatever NCCL's log says.
         track: "wandb", "mlflow" or "wandb,mlflow": each trial becomes a run there too.
@@ -150,6 +152,7 @@ def tune(
         name=name,
         out=str(out),
         resume=None if resume is None else str(resume),
+        replay=None if replay is None else str(replay),
         dry_run=dry_run,
         assume_transport=assume_transport,
         track=track,

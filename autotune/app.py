@@ -30,6 +30,8 @@ from autotune.folders import label, make_folder, point_latest
 from autotune.interrupts import Noted, deferred, uninterrupted
 from autotune.job import Job, info_of, plan_of
 from autotune.question import Request, understand
+from autotune.replay import Replay, with_specs
+from autotune.replay_question import understand_replay
 from autotune.run.dataset import DatasetView
 from autotune.run.leftover import kill_leftovers, sweep_files
 from autotune.run.lock import lock_devices, lock_run, refuse_if_used
@@ -68,16 +70,18 @@ def search(request: Request, observers: Sequence[Observer] = ()) -> tuple[Path, 
 
 def _begin(request: Request, observers: Sequence[Observer], stack: contextlib.ExitStack) -> Job:
     """A new run folder; the device and the folder are ours until the stack ends."""
-    question = understand(request, observers)
+    question = understand_replay(request) if request.replay else understand(request, observers)
     warnings = refuse_if_unfit(question)
     n_ranks = question.ctx.n_ranks
     budget = Budget(question.budget_s, started=question.began)
     budget.book("setup", budget.elapsed_s())
     sign = None
-    if not request.dry_run:
+    if request.measures:
         sign = stack.enter_context(lock_devices(question.gpus))
         refuse_if_used(question.gpus, force=request.force)
-    folder = make_folder(question.out, request.name or label(*question.title, question.machine, question.gpus, n_ranks))
+    title = label(*question.title, question.machine, question.gpus, n_ranks)
+    title = f"replay_{title}" if request.replay else title
+    folder = make_folder(question.out, request.name or title)
     stack.enter_context(lock_run(folder))
     if sign:
         sign(folder)
@@ -133,13 +137,12 @@ def _answer(job: Job, observers: Sequence[Observer]) -> int:
             nonlocal interrupt
             interrupt = ending.enter_context(deferred(heard=interrupted))
 
-        data_for: Callable[[Value], str] = lambda _: "demo"  # noqa: E731 - the simulation looks at no image
+        data_for: Callable[[Value], str] = lambda _: str(question.job["data"])  # noqa: E731 - nobody looks at an image
         if question.dataset:
             stack.callback(shutil.rmtree, folder / ".data", ignore_errors=True)
             data_for = stack.enter_context(DatasetView(question.job["data"], question.task, folder / ".data")).path
         try:
-            warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()), sampled=not question.request.dry_run)
-            run: RunTrial = Simulation(budget, warm) if question.request.dry_run else warm
+            run = _runner(job, stack)
             summary = run_search(plan_of(job, data_for), run, observers, measured)
             summary = verified(summary, question, run_dir, budget, data_for, emit, lambda: interrupt.heard)
         except NoTrialError:
@@ -152,11 +155,20 @@ def _answer(job: Job, observers: Sequence[Observer]) -> int:
         return _hand_over(job, summary, observers, interrupt)
 
 
+def _runner(job: Job, stack: contextlib.ExitStack) -> RunTrial:
+    """What runs a trial, or answers like it."""
+    question, budget = job.question, job.budget
+    if question.recording:
+        return with_specs(Replay(question.recording, budget.skip, job.info.seed))
+    warm = partial(run_trial, preloaded=stack.enter_context(Preloaded()), sampled=question.request.measures)
+    return Simulation(budget, warm) if question.request.dry_run else warm
+
+
 def _hand_over(job: Job, summary: Summary, observers: Sequence[Observer], interrupt: Noted) -> int:
     """Export, report and last words; returns the exit code."""
     run_dir, budget = job.run_dir, job.budget
-    if job.question.request.dry_run:  # the sentence is what people copy: it must not travel without the label
-        verdict = replace(summary.verdict, sentence=f"SIMULATED: {summary.verdict.sentence}")
+    if job.info.label:  # the sentence is what people copy: it must not travel without the label
+        verdict = replace(summary.verdict, sentence=f"{job.info.label}: {summary.verdict.sentence}")
         summary = replace(summary, verdict=verdict)
         write_json(run_dir.summary, summary)
     journal.emit(run_dir, observers, PhaseStarted(t_s=budget.elapsed_s(), phase="report"))
@@ -190,8 +202,8 @@ def _hand_over(job: Job, summary: Summary, observers: Sequence[Observer], interr
 
 
 def _export(run_dir: RunDir, summary: Summary, info: RunInfo) -> tuple[str, ...]:
-    """Write best/; returns the commands to use next."""
-    if summary.best_number is None:
+    """Write best/; returns the commands to use next. Of a replay there are none: the recorded run has its own."""
+    if summary.best_number is None or info.replayed:
         return ()
     from autotune.report.export import export
 

@@ -56,6 +56,9 @@ def search(
     name: Annotated[str | None, typer.Option(help="Label of the run folder.")] = None,
     out: Annotated[str, typer.Option(help="Folder for run folders.")] = "results",
     resume: Annotated[str | None, typer.Option(help="Go on with this run folder, for --budget more.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(help="A run folder or a table of measurements answers: nothing is measured.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Simulate: no training, a formula answers.")] = False,
     assume_transport: Annotated[
         str | None,
@@ -93,6 +96,7 @@ def search(
         mem_limit=mem_limit,
         verify_accuracy=verify_accuracy,
         resume=resume,
+        replay=replay,
         given=_typed(ctx),
         dry_run=dry_run,
         assume_transport=assume_transport,

@@ -16,6 +16,7 @@ from autotune.machine.distributions import distributions
 from autotune.machine.nccl import kept_note
 from autotune.port import SpacePort
 from autotune.question import TRIAL_ARGS, Question
+from autotune.replay_question import as_replayed, replayed
 from autotune.run.dataset import decode_rate
 from autotune.run.page_cache import warm_page_cache
 from autotune.run.transport import logging_env
@@ -73,6 +74,8 @@ def info_of(question: Question, name: str, warnings: tuple[str, ...] = ()) -> Ru
         git=git_state(),
         warnings=warnings,
     )
+    if question.recording:
+        return as_replayed(info, question.recording)
     if not request.atlas:
         return info
     here = atlas.cell_of(info, question.machine, question.ctx.image_hw)
@@ -104,6 +107,8 @@ def plan_of(job: Job, data_for: Callable[[Value], str]) -> Plan:
         memory=question.memory,
         past=job.past,
     )
+    if question.recording:
+        return replayed(plan, question.recording)
     return simulated(plan) if question.request.dry_run else plan
 
 

@@ -22,6 +22,7 @@ from autotune.machine.host import Host
 from autotune.machine.memory import MemoryLimit, memory_limit
 from autotune.machine.mounts import mount_of
 from autotune.machine.nccl import nccl_files, nccl_set
+from autotune.recording import Recording
 from autotune.run.dataset import DatasetInfo, inspect_dataset
 from autotune.run.demo import demo_dataset, demo_exists
 from autotune.run.energy import check_energy
@@ -81,6 +82,8 @@ class Request:
     """Start from the winners of earlier runs, and be one of them."""
     resume: str | None = None
     """The folder of a run to go on with; all the rest but the budget is its own."""
+    replay: str | None = None
+    """A run folder or a table of measured configurations that answers in place of this machine."""
     track: str | None = None
     """Trackers that hear of the search: wandb, mlflow, or both with a comma."""
     given: frozenset[str] = frozenset()
@@ -88,6 +91,11 @@ class Request:
     command: str = ""
     began: float | None = None
     """time.monotonic() at Enter; None: now."""
+
+    @property
+    def measures(self) -> bool:
+        """Trials train on this machine: it must be fit, and ours."""
+        return not self.dry_run and self.replay is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +131,8 @@ class Question:
     """Names of trackers."""
     nccl_set: dict[str, str] = field(default_factory=dict)
     """What the user has set of NCCL: variable -> `value (where)`; empty where NCCL has nothing to do."""
+    recording: Recording | None = None
+    """What answers in a replay."""
 
 
 def understand(request: Request, observers: Sequence[Observer] = (), *, any_batch: bool = False) -> Question:

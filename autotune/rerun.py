@@ -62,6 +62,8 @@ def rerun_trial(folder: str, *, trace: bool = False) -> tuple[TrialDir, TrialRes
     if not directory.spec.is_file():
         raise InputError(f"{folder} is not a trial folder (no spec.json in it)", "give RUN/trials/0003")
     spec = read_json(directory.spec, TrialSpec)
+    if spec.backend == "replay":
+        raise InputError(f"{folder} is a replayed trial: nothing ran", "run a trial of the recorded run")
     if trace and spec.backend != "yolo":
         raise InputError(f"{folder} is a simulated trial: there is nothing to trace", "trace one of a real search")
     if trace:

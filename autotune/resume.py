@@ -37,11 +37,16 @@ def earlier(path: str) -> Earlier:
     """The run of this folder; results/latest is followed to it.
 
     Raises:
-        InputError: not a run folder.
+        InputError: not a run folder, or that of a replay.
         FormatError: run.json or machine.json cannot be read.
     """
     run_dir = run_folder(path)
-    return Earlier(run_dir=run_dir, info=read_json(run_dir.info, RunInfo), machine=read_json(run_dir.machine, Machine))
+    info = read_json(run_dir.info, RunInfo)
+    if info.replayed:
+        raise InputError(
+            f"{path} is a replay of {info.replayed}: it is not gone on with", "replay again: it takes seconds"
+        )
+    return Earlier(run_dir=run_dir, info=info, machine=read_json(run_dir.machine, Machine))
 
 
 def clear_up(run: Earlier) -> Past:

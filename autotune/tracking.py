@@ -164,7 +164,7 @@ class Collector:
 
     def _search(self) -> dict[str, Any]:
         """What all runs of the search have in common."""
-        names = ("objective", "strategy", "space", "training", "device", "n_ranks", "simulated", "command")
+        names = ("objective", "strategy", "space", "training", "device", "n_ranks", "simulated", "replayed", "command")
         return {name: getattr(self._info, name) for name in names}
 
 

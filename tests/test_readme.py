@@ -68,7 +68,7 @@ def test_command_runs(command: str, results: Path, tiny: Path, monkeypatch: pyte
     words = [w.replace("YOUR.yaml", str(tiny)) for w in shlex.split(command)]
     if words[0] == "search":
         # The budget only bounds the search; two simulated trials take seconds.
-        words += [] if "--dry-run" in words else ["--dry-run"]
+        words += [] if {"--dry-run", "--replay"} & set(words) else ["--dry-run"]
         words += [] if "--resume" in words else ["--out", "searched"]
     said = autotune(*words)
     assert said.code == 0, said

@@ -229,7 +229,9 @@ class RunInfo:
     seed: int
     backend: str
     simulated: bool
-    """True when no real training was measured (synthetic backend)."""
+    """True when no real training was measured (synthetic backend, or a replay)."""
+    replayed: str = ""
+    """Name of the recording whose runs answered the trials (--replay)."""
     task: str
     device: str
     """'cpu' or '0', '0,1', ... as seen by the user."""
@@ -266,6 +268,11 @@ class RunInfo:
     """What the checks of the machine warned of when the search began."""
     atlas: tuple[AtlasSeed, ...] = ()
     """From whose winners it starts, in the order in which they are tried."""
+
+    @property
+    def label(self) -> str:
+        """What all that is said of this run begins with; empty where trainings were measured."""
+        return "REPLAYED" if self.replayed else "SIMULATED" if self.simulated else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ def plan_of(question: Question, n_ranks: int | None = None) -> Plan:
 
 
 def refuse_if_unfit(question: Question, host: Host | None = None) -> tuple[str, ...]:
-    """Examine the machine for a search that is about to begin; a simulated one is not examined.
+    """Examine the machine for a search that is about to begin; where nothing is measured it is not.
 
     Args:
         question: the search.
@@ -49,7 +49,7 @@ def refuse_if_unfit(question: Question, host: Host | None = None) -> tuple[str, 
     Raises:
         MachineError: a check fails, unless --force.
     """
-    if question.request.dry_run:
+    if not question.request.measures:
         return ()
     findings = examine(Subject(machine=question.machine, host=host or Host(), plan=plan_of(question)))
     failed = {name: f for name, f in findings.items() if f.verdict == "fail"}

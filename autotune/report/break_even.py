@@ -97,7 +97,7 @@ def last_lines(folder: Path) -> tuple[str, ...]:
         run = load_run(folder)
     except AutotuneError:
         return ()
-    return tuple(f"SIMULATED: {said}" if run.info.simulated else said for said in sentences(run))
+    return tuple(f"{run.info.label}: {said}" if run.info.label else said for said in sentences(run))
 
 
 def runs_of(run: RunData, name: str) -> list[TrialResult]:

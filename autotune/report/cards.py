@@ -92,7 +92,7 @@ def no_card(run: RunData, title: str, reason: str, df: pd.DataFrame | None = Non
 
 
 def _title(run: RunData, title: str) -> str:
-    return f"{title} (simulated)" if run.info.simulated else title
+    return f"{title} ({run.info.label.lower()})" if run.info.label else title
 
 
 def plain(text: str) -> str:

@@ -36,7 +36,8 @@ def trace(run: RunData) -> Card:
     title = "What the machine did meanwhile"
     sides = [side for side in _sides(run) if side[1].number in run.samples]
     if not sides:
-        why = "a simulation has no machine to look at" if run.info.simulated else "neither your arguments nor the best"
+        what = "replay" if run.info.replayed else "simulation"
+        why = f"a {what} has no machine to look at" if run.info.simulated else "neither your arguments nor the best"
         return no_card(run, title, why if run.info.simulated else f"{why} left a samples.csv")
     frames = {name: _thinned(run.samples[r.number]) for name, r, _ in sides}
     df = pd.concat([frame.assign(trial=name) for name, frame in frames.items()], ignore_index=True)

@@ -56,6 +56,8 @@ class Chosen:
 def choose(run: RunDir, number: int | None) -> Chosen:
     """Read the trial that is asked for and what the verdict says about it."""
     info, summary = read_json(run.info, RunInfo), read_json(run.summary, Summary)
+    if info.replayed:
+        raise InputError(f"{run.path} is a replay of {info.replayed}: nothing in it was measured", "export that run")
     best = summary.best_number
     if number is None and best is None:
         raise InputError(f"{run.path} has no best trial to export: {summary.verdict.sentence}", "choose one: --trial N")

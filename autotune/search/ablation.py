@@ -16,7 +16,7 @@ from typing import Final
 from autotune.contract import Ablation, Outcome, Params
 from autotune.search import posterior
 from autotune.search.finalists import RESERVE_MARGIN, Stage
-from autotune.search.proposals import changes_of, key_of
+from autotune.search.proposals import NOT_RECORDED, changes_of, key_of
 from autotune.search.ran import Ran
 from autotune.search.session import Session
 from autotune.search.verdict import BASELINE, compare, pooled_variance
@@ -60,6 +60,8 @@ def begin(session: Session, stage: Stage | None) -> Ablated | None:
             ablated.notes[knob] = "it follows from the other changes and cannot be set back alone"
         elif key_of(without) == key_of(stage.baseline):
             ablated.measured.add(knob)
+        elif session.proposals and not session.proposals.exists(without):
+            ablated.notes[knob] = f"the winner without it is {NOT_RECORDED}"
     return ablated
 
 

@@ -79,7 +79,7 @@ def adopt(session: Session, ran: Ran, job: dict[str, Any], asked_batch: Any) -> 
     session.knobs, session.frozen = tuple(prepared.baseline), dict(prepared.frozen)
     domain = dict(session.info.domain or prepared.domain)
     session.study.domain = domain
-    session.proposals = Proposals(prepared, domain, plan.space.canonical, session.info.seed)
+    session.proposals = Proposals(prepared, domain, plan.space.canonical, session.info.seed, plan.only)
     session.proposals.known[key_of(session.proposals.baseline)] = ran.number
     session.write_info(
         resolved=dict(result.resolved),

@@ -117,7 +117,8 @@ def warned(verdict: Verdict, memory: MemoryCertificate | None) -> Verdict:
 def _told(session: Session, certificate: MemoryCertificate) -> MemoryCertificate:
     """Say what came of it, labelled where nothing real ran; what does not hold stands in the notes too."""
     if session.info.simulated and certificate.number is not None:
-        certificate = replace(certificate, sentence=f"simulated: {certificate.sentence}")
+        label = session.info.label.lower()
+        certificate = replace(certificate, sentence=f"{label}: {certificate.sentence}")
     if certificate.holds is not True:
         session.notes.append(certificate.sentence)
     session.phase("certificate", certificate.sentence)

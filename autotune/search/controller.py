@@ -25,7 +25,7 @@ from autotune.search.conclusion import verdict_of
 from autotune.search.finalists import Stage, candidates_of, make_stage, reserve_s, run_blocks
 from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
-from autotune.search.proposals import key_of
+from autotune.search.proposals import NOT_RECORDED, key_of
 from autotune.search.ran import Ran
 from autotune.search.records import records_of
 from autotune.search.resume import open_study, restore
@@ -34,6 +34,7 @@ from autotune.search.situation import Proposal, situation_of
 from autotune.search.stopping import Stopping
 from autotune.search.strategies import STRATEGIES, check_strategy
 from autotune.search.study import writing_study
+from autotune.search.vetoes import vetoed
 
 SENTINEL_EVERY: Final = 8
 DUPLICATES_IN_A_ROW: Final = 5
@@ -227,9 +228,9 @@ def explore(session: Session) -> str:
             duplicates += 1
             _tell_duplicate(session, number, proposals.known[key_of(params)])
             continue
-        if why_not := session.memory.why_not(params):
+        if left_out := vetoed(session, params):
             duplicates += 1  # nothing was learned from it: after some of them, a random configuration is tried
-            _leave_out(session, number, NotTried(params=params, price_s=None, reason=why_not, predicted_oom=True))
+            _leave_out(session, number, left_out)
             continue
         duplicates = 0
         price_s = session.price_s(params, warm=True)
@@ -257,7 +258,7 @@ def explore(session: Session) -> str:
 
 def _all_known(session: Session) -> str:
     """Why nothing is left to try."""
-    left = _never_tried(session)
+    left = [n for n in _never_tried(session) if n.reason != NOT_RECORDED]
     n_oom = sum(n.predicted_oom for n in left)
     if not left:
         return "every configuration was measured"

@@ -14,8 +14,8 @@ from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 from autotune.search.session import Session
 
-BACKENDS: Final = ("yolo", "synthetic")
-"""The ones that have this probe."""
+BACKENDS: Final = ("yolo", "synthetic", "replay")
+"""The ones that have this probe; a replay has the recorded ones."""
 FOR_BASELINE: Final = 0.08
 """Of the budget at most: a job of many validations, or of many closed epochs, is judged wrongly without it."""
 FOR_FINALISTS: Final = 0.08

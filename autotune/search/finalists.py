@@ -15,7 +15,7 @@ from autotune.contract import FinalistName, Outcome, Params
 from autotune.search import posterior
 from autotune.search.contest import PROJECTION, Contest, Entry
 from autotune.search.objective import BETTER
-from autotune.search.proposals import key_of, yolo_projection
+from autotune.search.proposals import NOT_RECORDED, key_of, yolo_projection
 from autotune.search.ran import Ran
 from autotune.search.session import Session
 from autotune.search.verdict import BASELINE, MIN_BLOCKS, Judgement
@@ -155,6 +155,8 @@ def projection_of(session: Session, ran: Ran) -> tuple[Params | None, str]:
         return None, "plain YOLO trains in one process on a CPU: best.yaml alone was not measured"
     if key_of(projected) == key_of(baseline):
         return None, "the winner consists of settings that YOLO has no arguments for: best.yaml alone is the baseline"
+    if not session.proposals.exists(projected):
+        return None, f"what plain YOLO carries of the winner is {NOT_RECORDED}: best.yaml alone was not measured"
     return projected, ""
 
 

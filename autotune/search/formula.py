@@ -26,8 +26,8 @@ from autotune.search.effects import BATCH, RESOURCES, THREADS, WORKERS, Array, E
 A, H, P, D, G, Q, E, M, K, BUSY = range(10)
 """Places of the formula's own parameters: logs, but for g and busy."""
 N_OWN: Final = 10
-WHOLE, COMPUTING, LOADING, MEMORY = range(4)
-"""Places of the outputs: logs of step, step without data, data (seconds) and memory (bytes)."""
+WHOLE, COMPUTING, LOADING, MEMORY, EXCHANGE = range(5)
+"""Places of the outputs: logs of step, step without data, data, exchange (seconds), memory (bytes)."""
 EPSILON: Final = 1e-4
 
 
@@ -114,9 +114,11 @@ class Formula:
         p, q = np.exp(own[:, [P]]), np.exp(own[:, [Q]])
         computing = own[:, [A]] + np.logaddexp(p * (x.log_batch + compute), p * (own[:, [H]] + launch)) / p
         computing = computing + own[:, [BUSY]] * x.busy
+        exchanging = own[:, [E]] + exchange
         if self.setting.n_ranks > 1:
-            computing = np.logaddexp(computing, own[:, [E]] + exchange)
+            computing = np.logaddexp(computing, exchanging)
         loading = own[:, [D]] + x.log_batch + data - own[:, [G]] * x.log_workers
         q = np.where(x.has_workers, q, 1.0)
         whole = np.logaddexp(q * computing, q * loading) / q
-        return np.array([whole, computing, loading, np.logaddexp(own[:, [M]], own[:, [K]] + x.log_batch + memory)])
+        held = np.logaddexp(own[:, [M]], own[:, [K]] + x.log_batch + memory)
+        return np.array([whole, computing, loading, held, exchanging])

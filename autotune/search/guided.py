@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from autotune.contract import Guess, Outcome, Params
+from autotune.contract import Guess, Outcome, Params, TrialResult
 from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
 from autotune.search.formula import Setting
 from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Surrogate
@@ -26,7 +26,7 @@ from autotune.search.ran import Ran
 from autotune.search.situation import Proposal, Situation
 from autotune.space.knobs import COMMUNICATION
 
-FITS: Final = 0.8
+FITS: Final = 0.9
 """A configuration that is less likely to fit into memory is not launched."""
 HEADROOM_FRAC: Final = 0.08
 """Of the limit, left free (search/memory.py)."""
@@ -75,7 +75,7 @@ def propose(s: Situation) -> Proposal:
 
 def observe(ran: Sequence[Ran]) -> list[Observation]:
     """What the trials so far taught; the noise of a run is pooled over whatever ran more than once."""
-    noise = pooled_noise(ran)
+    noise, per_forward = pooled_noise(ran), _backward_per_forward(ran)
     out = []
     for r in ran:
         result = r.result
@@ -93,12 +93,31 @@ def observe(ran: Sequence[Ran]) -> list[Observation]:
             image_s=1.0 / result.images_per_s if timed and result.images_per_s else None,
             noise_frac=sd,
             wait_frac=result.wait_frac if timed else None,
+            exchange_frac=_exchange_frac(result, per_forward) if timed else None,
             mem_bytes=float(max(result.peak_mem_bytes)) if result.peak_mem_bytes and result.n_steps else None,
             oom=result.outcome is Outcome.OOM,
         )
         if seen.image_s or seen.mem_bytes or seen.oom:
             out.append(replace(seen, mem_bytes=None) if seen.oom else seen)
     return out
+
+
+def _backward_per_forward(ran: Sequence[Ran]) -> float | None:
+    """How much longer the backward pass is than the forward, where nothing is exchanged: from the probe `no_sync`."""
+    parts = next((r.result.parts_s for r in ran if r.result.probe == "no_sync" and r.result.outcome.measured), {})
+    forward, backward = parts.get("forward"), parts.get("backward")
+    return backward / forward if forward and backward else None
+
+
+def _exchange_frac(result: TrialResult, per_forward: float | None) -> float | None:
+    """Share of the step that the backward pass takes beyond its share of computing: the ranks meet in it.
+
+    None with one rank, or where the parts of the step are unknown.
+    """
+    forward, backward = result.parts_s.get("forward"), result.parts_s.get("backward")
+    if per_forward is None or not forward or not backward:
+        return None
+    return max(0.0, backward - per_forward * forward) / sum(result.parts_s.values())
 
 
 def pooled_noise(ran: Sequence[Ran]) -> float:

@@ -23,6 +23,7 @@ from autotune.search.effects import BATCH, WORKERS, Array, Encoding, Integers
 from autotune.search.formula import (
     BUSY,
     COMPUTING,
+    EXCHANGE,
     LOADING,
     MEMORY,
     N_OWN,
@@ -59,6 +60,10 @@ HUBER: Final = 2.5
 ITERATIONS: Final = 25
 BEYOND: Final = 1.03
 """An out-of-memory counts as a peak of at least this many limits."""
+EXCHANGE_SD: Final = 0.2
+SHARE_SD: Final = 0.04
+"""Of the log of the exchange, and of its share of the step: a difference of two measurements."""
+LEAST_EXCHANGE: Final = 0.02
 LEAST_WAIT: Final = 0.02
 """A smaller share of waiting says nothing of the loader."""
 
@@ -72,6 +77,7 @@ class Observation:
         image_s: seconds per image of all ranks together; None where it measured none.
         noise_frac: standard deviation of its logarithm, from run to run and within the run.
         wait_frac: share of the step spent waiting for data; None: unknown.
+        exchange_frac: share of the step in which the ranks exchange what nothing hides; None: unknown.
         mem_bytes: peak of the worst rank; None: unknown.
         oom: it ran out of memory.
     """
@@ -80,6 +86,7 @@ class Observation:
     image_s: float | None = None
     noise_frac: float = NOISE_FRAC
     wait_frac: float | None = None
+    exchange_frac: float | None = None
     mem_bytes: float | None = None
     oom: bool = False
 
@@ -174,6 +181,9 @@ class Surrogate:
         wait = np.array([min(max(o.wait_frac or 0.0, 1e-3), 0.999) for o in self._timed])
         known = np.array([o.wait_frac is not None and o.wait_frac < 0.9 for o in self._timed])
         alone = ~self._x.has_workers & (wait > LEAST_WAIT)
+        met = np.array([o.exchange_frac is not None for o in self._timed])
+        exchange = np.array([max(o.exchange_frac or 0.0, LEAST_EXCHANGE) for o in self._timed])
+        exchange_sd = np.hypot(EXCHANGE_SD, SHARE_SD / exchange)
         sizes = np.array([math.log(o.mem_bytes or 1.0) for o in self._sized])
         oom = np.array([o.oom for o in self._sized], dtype=bool)
         wall = math.log(BEYOND * (self.setting.limit_bytes or 1.0))
@@ -184,9 +194,10 @@ class Surrogate:
                 (value[WHOLE] - step_s) / noise,
                 np.where(known, value[COMPUTING] - step_s - np.log1p(-wait), 0.0) / part_sd,
                 np.where(alone, value[LOADING] - step_s - np.log(wait), 0.0) / part_sd,
+                np.where(met, value[EXCHANGE] - step_s - np.log(exchange), 0.0) / exchange_sd,
             ]
-            weights = [1 / noise, known / part_sd, alone / part_sd]
-            j = [slope[i] * w[:, None] for i, w in zip((WHOLE, COMPUTING, LOADING), weights, strict=True)]
+            weights = [1 / noise, known / part_sd, alone / part_sd, met / exchange_sd]
+            j = [slope[i] * w[:, None] for i, w in zip((WHOLE, COMPUTING, LOADING, EXCHANGE), weights, strict=True)]
             if len(sizes):
                 value, slope = self.formula.slopes(theta, self._x_sized)
                 off = np.where(oom, np.minimum(value[MEMORY] - wall, 0.0), value[MEMORY] - sizes)

@@ -160,6 +160,8 @@ class Plan:
     """What one rank may use."""
     max_trials: int | None = None
     """Search trials at most (the dry run's ten); None: as many as the budget holds."""
+    only: tuple[Params, ...] | None = None
+    """Configurations that can be tried (those of a recording, canonical); None: all of the domain."""
     notes: tuple[str, ...] = ()
     """What the user should see beside the result, known before the first trial."""
     past: Past | None = None

@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from autotune.contract import Params, TrialResult, Value
@@ -15,6 +15,8 @@ from autotune.search.plan import Applied, Prepared
 
 ENUMERABLE: Final = 2000
 """Up to this many combinations all canonical configurations are listed, so that `all were measured` can be known."""
+NOT_RECORDED: Final = "not in the recording"
+"""Why a replay cannot try a configuration."""
 DRAWS: Final = 200
 """Random draws before a large domain counts as exhausted."""
 
@@ -32,6 +34,8 @@ def changes_of(params: Params, baseline: Params) -> Params:
 class Proposals:
     """All configurations of a domain (that of `prepared`, or of an earlier part of the search), and what is known.
 
+    With `only`, these are all that there are.
+
     Attributes:
         domain: knob -> values to choose from.
         queue: to be tried before the sampler is asked, in order.
@@ -44,8 +48,10 @@ class Proposals:
         domain: Mapping[str, tuple[Value, ...]],
         canonical: Callable[[Params], Params],
         seed: int,
+        only: Sequence[Params] | None = None,
     ) -> None:
         self._canonical = canonical
+        self._only = None if only is None else {key_of(params): params for params in only}
         self._rng = random.Random(seed)
         self.baseline = canonical(prepared.baseline)
         self.queue: deque[Params] = deque(dict(seed) for seed in prepared.seeds)
@@ -56,7 +62,10 @@ class Proposals:
         """From now on choose from this domain: knobs that it lacks stay as the baseline has them."""
         self.domain = domain
         self._all: dict[str, Params] | None = None
-        if math.prod(len(values) for values in self.domain.values()) <= ENUMERABLE:
+        if self._only is not None:
+            inside = {k: p for k, p in self._only.items() if all(self._holds(*knob) for knob in p.items())}
+            self._all = inside
+        elif math.prod(len(values) for values in self.domain.values()) <= ENUMERABLE:
             combinations = itertools.product(*self.domain.values())
             every = (self.complete(dict(zip(self.domain, values, strict=True))) for values in combinations)
             self._all = {key_of(params): params for params in every}
@@ -68,6 +77,10 @@ class Proposals:
     def every(self) -> dict[str, Params] | None:
         """Key -> configuration, of all there are; None when they are too many to list."""
         return self._all
+
+    def exists(self, params: Params) -> bool:
+        """May it be tried at all? In a replay only what was recorded."""
+        return self._only is None or key_of(params) in self._only
 
     def exhausted(self) -> bool:
         """True when it is certain that nothing is left to try."""

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from world_space import baseline_of, canonical, domain_of, expert_of
 
 from autotune.contract import Outcome, Params, StepColumns, TrialDir, TrialResult, TrialSpec, Value
-from autotune.search.price import COMPILE_WARM_FRAC, CompileKey, compile_key
 from autotune.search.plan import Watch
+from autotune.search.price import COMPILE_WARM_FRAC, CompileKey, compile_key
 from autotune.worker.machines import Measured, SimulatedMachine, draw, epoch_end, measure, truth
 
 CACHE_FORMAT = 1
