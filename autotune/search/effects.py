@@ -72,8 +72,6 @@ SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
     "prefetch_factor": {"data": (-0.02, 0.04)},
     "log_every": {"launch": (-0.02, 0.03)},
     "activation_memory_budget": {"compute": (-0.2, 0.2), "memory": (0.5, 0.3)},
-    "bucket_cap_mb": {"exchange": (0.0, 0.15)},
-    "nccl_buffsize": {"exchange": (0.0, 0.1)},
     "nccl_ib_qps": {"exchange": (-0.1, 0.2)},
 }
 """Knob -> resource -> log factor per natural log of its value."""

@@ -208,11 +208,18 @@ class Surrogate:
         return maximise(residuals, self._mean, self._sd, self.theta)
 
     def _misfit(self) -> float:
-        """The deviation on MISFIT that makes the residuals likeliest, given the noise and a belief."""
+        """The deviation on MISFIT that makes the data likeliest, the parameters integrated out about the fit.
+
+        The residuals alone would say nothing: there are more parameters than trials.
+        """
+        value, slope = self.formula.slopes(self.theta, self._x)
+        slope = slope[WHOLE]
+        off = self._y - self._per_image(value[WHOLE], self._x) - slope @ (self._mean - self.theta)
+        prior = (slope * self._sd**2) @ slope.T
         scores = []
         for r in MISFIT:
-            covariance = r * r * self._similar + np.diag(self._noise**2)
-            loss = self._error @ np.linalg.solve(covariance, self._error) + np.linalg.slogdet(covariance)[1]
+            covariance = prior + r * r * self._similar + np.diag(self._noise**2)
+            loss = off @ np.linalg.solve(covariance, off) + np.linalg.slogdet(covariance)[1]
             scores.append(loss + MISFIT_WEIGHT * math.log(r / USUAL_MISFIT) ** 2)
         return MISFIT[int(np.argmin(scores))]
 
