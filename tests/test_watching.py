@@ -71,16 +71,17 @@ def test_a_folder_with_something_else_is_told_at_once(tmp_path: Path) -> None:
     """It would be waited for without end."""
     (tmp_path / "notes.txt").write_text("not a training")
     for path, word in ((tmp_path, "holds no training"), (tmp_path / "notes.txt", "notes.txt is a file")):
-        said = autotune("watch", path)
+        said = autotune("watch", path, "--once")
         assert (said.code, said.out) == (2, "")
         assert word in said.err
     run = promised(tmp_path / "elsewhere")
-    assert "holds no training" in autotune("watch", tmp_path, "--run", run).err
+    assert "holds no training" in autotune("watch", tmp_path, "--run", run, "--once").err
     for name in ("train", "train2"):
         (tmp_path / "runs" / "detect" / name).mkdir(parents=True)
         (tmp_path / "runs" / "detect" / name / "args.yaml").write_text(ARGS)
         time.sleep(0.01)
-    assert f"give {tmp_path / 'runs' / 'detect' / 'train2'}" in autotune("watch", tmp_path / "runs" / "detect").err
+    said = autotune("watch", tmp_path / "runs" / "detect", "--once")
+    assert f"give {tmp_path / 'runs' / 'detect' / 'train2'}" in said.err
 
 
 @pytest.mark.parametrize("early", [[], ["weights"]])
