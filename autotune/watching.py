@@ -43,6 +43,9 @@ PRESSURE: Final = 10.0
 PLACES: Final = ("*/args.yaml", "*/*/args.yaml", "runs/*/*/args.yaml", "runs/*/*/*/args.yaml")
 """Where Ultralytics puts a save_dir, seen from the folder that it was started in."""
 
+EARLY: Final = frozenset({"weights"})
+"""What Ultralytics makes in a save_dir before args.yaml (engine/trainer.py)."""
+
 Say = Callable[[str], object]
 
 
@@ -148,15 +151,37 @@ def what_to_watch(path: str, run: str | None, here: Path | None = None) -> Watch
         here: where the training was started; None: the current folder.
 
     Raises:
-        InputError: `run` has no winner or no receipt.
+        InputError: `run` has no winner or no receipt, or `path` is something else.
     """
     folder, here = Path(path), here or Path.cwd()
     promised = run if run is not None else path
     if run is None and not any((folder / name).is_file() for name in ("run.json", "winner.json")):
+        _refuse_another(folder)
         return Watched(folder=folder, here=here)
     found = find_winner(promised)
     winner, receipt = read_json(found, Winner), read_receipt(found.parent)
+    if run is not None:
+        _refuse_another(folder)
     return Watched(folder=None if run is None else folder, winner=winner, receipt=receipt, here=here)
+
+
+def _refuse_another(folder: Path) -> None:
+    """A training may not have begun yet, but a folder in which something else lies will never be one.
+
+    Raises:
+        InputError: such a folder, or no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file", f"give the folder that YOLO writes into, such as {folder.parent}")
+    names: set[str] = set()
+    with contextlib.suppress(OSError):  # not there yet, or not ours to look into
+        names = {p.name for p in folder.iterdir()}
+    if not names - EARLY or names & {"args.yaml", "results.csv"}:
+        return
+    found = {path for pattern in PLACES for path in folder.glob(pattern)}
+    newest = max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+    hint = "give the folder that YOLO writes into, such as runs/detect/train" if newest is None else f"give {newest}"
+    raise InputError(f"{folder} holds no training: neither args.yaml nor results.csv", hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

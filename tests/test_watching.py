@@ -67,6 +67,31 @@ def test_once_says_so_where_there_is_nothing(tmp_path: Path) -> None:
     assert (said.code, said.out) == (0, f"{tmp_path / 'nowhere'}: nothing of a training there yet\n")
 
 
+def test_a_folder_with_something_else_is_told_at_once(tmp_path: Path) -> None:
+    """It would be waited for without end."""
+    (tmp_path / "notes.txt").write_text("not a training")
+    for path, word in ((tmp_path, "holds no training"), (tmp_path / "notes.txt", "notes.txt is a file")):
+        said = autotune("watch", path, "--once")
+        assert (said.code, said.out) == (2, "")
+        assert word in said.err
+    run = promised(tmp_path / "elsewhere")
+    assert "holds no training" in autotune("watch", tmp_path, "--run", run, "--once").err
+    for name in ("train", "train2"):
+        (tmp_path / "runs" / "detect" / name).mkdir(parents=True)
+        (tmp_path / "runs" / "detect" / name / "args.yaml").write_text(ARGS)
+        time.sleep(0.01)
+    said = autotune("watch", tmp_path / "runs" / "detect", "--once")
+    assert f"give {tmp_path / 'runs' / 'detect' / 'train2'}" in said.err
+
+
+@pytest.mark.parametrize("early", [[], ["weights"]])
+def test_a_folder_that_ultralytics_has_just_made_is_waited_for(tmp_path: Path, early: list[str]) -> None:
+    for name in early:
+        (tmp_path / name).mkdir()
+    said = autotune("watch", tmp_path, "--once")
+    assert (said.code, said.out) == (0, f"{tmp_path}: nothing of a training there yet\n")
+
+
 def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         look(tmp_path / "train", FakeTraining(tmp_path / "train", [LINES[0], LINES[1]]))

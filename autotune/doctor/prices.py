@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,7 @@ from autotune.doctor.suspects import (
 )
 from autotune.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, NoTrialError
 from autotune.interrupts import uninterrupted
+from autotune.machine.environment import without_home
 from autotune.question import TRIAL_ARGS, Question, Request, understand
 from autotune.report import words
 from autotune.report.advice import advise
@@ -246,12 +248,17 @@ def run_verb(request: Request, *, as_json: bool, say: Say, ranks: int | None = N
         AutotuneError: as `measure`.
     """
     parse_budget(request.budget)  # or its fault would stand below a page of findings
+
+    def tell(lines: Sequence[str], told: Mapping[str, Any]) -> None:
+        text = json.dumps(told, indent=1, ensure_ascii=False) if as_json else "\n".join(lines)
+        say(without_home(text, os.environ))  # it is pasted into issues
+
     examined = doctor(request, ranks=ranks, **asked)
     if not as_json:
-        say("\n".join(examined.lines))
+        tell(examined.lines, {})
     if examined.failed:
-        say(json.dumps(examined.json, indent=1) if as_json else "no prices: a check fails, figures would mean nothing")
+        tell(["no prices: a check fails, figures would mean nothing"], examined.json)
         return EXIT_ENVIRONMENT
-    found = measure(request, ranks=ranks, say=(lambda line: None) if as_json else say)
-    say(json.dumps(examined.json | found.json, indent=1) if as_json else "\n".join(("", *found.lines)))
+    found = measure(request, ranks=ranks, say=lambda line: None if as_json else tell([line], {}))
+    tell(["", *found.lines], examined.json | found.json)
     return EXIT_INTERRUPTED if found.interrupted else EXIT_OK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from autotune.machine.host import Host
 
@@ -90,6 +91,26 @@ def meminfo(host: Host) -> dict[str, int]:
     """/proc/meminfo in bytes: MemTotal, MemAvailable, SwapTotal, ...; empty where it cannot be read."""
     rows = re.findall(r"^(\w+):\s+(\d+) kB$", host.read("proc/meminfo") or "", re.MULTILINE)
     return {name: int(kib) * 1024 for name, kib in rows}
+
+
+def limits_show(controller: str, root: Path = Path("/")) -> bool:
+    """Whether a limit of our groups would be seen: their tree is mounted, and what stands in it can be read.
+
+    Args:
+        controller: cpu or memory.
+        root: of the file system, for tests.
+    """
+    # Each group has this file, and the empty folder in which nothing is mounted has not.
+    there = [folder for folder in _folders(root, controller) if (folder / "cgroup.procs").exists()]
+    files = [folder / name for folder in there for name in _LIMITS[controller] if (folder / name).exists()]
+    return bool(there) and all(map(_read, files))
+
+
+_LIMITS: Final = {
+    "cpu": ("cpu.max", "cpu.cfs_quota_us"),
+    "memory": ("memory.max", "memory.limit_in_bytes"),
+}
+"""Controller -> where its limit stands, in v2 and in v1."""
 
 
 def oom_kills(root: Path = Path("/")) -> int:

@@ -30,6 +30,7 @@ from autotune.question import Question, Request, understand
 from autotune.run.page_cache import drop_page_cache
 from autotune.search.verdict import BASELINE
 from tests.cli import autotune
+from tests.machine.fakes import fabricate
 from tests.receipts import MODEL
 
 FAULT = "ONEDNN_MAX_CPU_ISA"
@@ -271,6 +272,22 @@ def test_a_wrong_budget_is_told_before_anything_else() -> None:
     with pytest.raises(InputError, match="not a time"):
         run_verb(Request(budget="1"), as_json=False, say=said.append)
     assert said == []
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_users_home_is_not_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    """What is said is pasted into issues; a check fails, so that nothing is measured."""
+    home = tmp_path / "alice"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    said: list[str] = []
+    (tmp_path / "root" / str(home).lstrip("/")).mkdir(parents=True)
+    host = fabricate(tmp_path / "root", read_only=frozenset({str(home)}))
+    code = run_verb(Request(), as_json=as_json, say=said.append, host=host)
+    assert code == 3
+    assert "~ is not writable" in "".join(said)
+    assert "alice" not in "".join(said)
 
 
 @pytest.mark.slow

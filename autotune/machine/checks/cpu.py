@@ -8,7 +8,7 @@ from typing import Final
 
 from autotune.machine.checks.finding import Finding, Subject, Verdict, ok, unknown
 from autotune.machine.checks.memory import workers_of
-from autotune.machine.limits import cgroup_pids_left, throttled_frac
+from autotune.machine.limits import cgroup_pids_left, limits_show, throttled_frac
 from autotune.machine.memory import spell_size as size
 
 NOFILE_LEAST: Final = 256
@@ -26,6 +26,7 @@ IMAGE_CPU_S: Final = 0.0087
 CORES_SHORT: Final = 4
 CORES_GOOD: Final = 8
 """Usable cores a GPU below which a loader is the likely limit: 460 and 920 images/s by IMAGE_CPU_S."""
+UNSEEN_QUOTA: Final = "whether a quota leaves less cannot be read (/sys/fs/cgroup)"
 THROTTLED_FRAC: Final = 0.1
 PRESSED_PERCENT: Final = 10.0
 """Share of the last ten seconds in which somebody waited (KNOBS 4, check 27)."""
@@ -116,6 +117,8 @@ def cpus(subject: Subject) -> Finding:
             evidence=evidence,
             remedy="whole CPUs of its own (docker run --cpuset-cpus; Kubernetes: limits = requests)",
         )
+    if m.cgroup_cores is None and not limits_show("cpu", subject.host.root):
+        return unknown(f"{m.n_cores_affinity} of {m.n_cores_host} cores by affinity; {UNSEEN_QUOTA}")
     if m.n_cores < m.n_cores_host:
         return Finding(verdict="info", says=f"{usable}: os.cpu_count() counts them all", evidence=evidence)
     return ok(usable, *evidence)
@@ -133,6 +136,8 @@ def cores_per_rank(subject: Subject) -> Finding | None:
     if cores < CORES_SHORT:
         remedy = "more CPUs, fewer GPUs, cache=ram, or less augmentation: the GPU will wait for images"
         return Finding(verdict="warn", says=says, evidence=evidence, remedy=remedy)
+    if m.cgroup_cores is None and not limits_show("cpu", subject.host.root):
+        return unknown(f"{says}; {UNSEEN_QUOTA}")
     if cores < CORES_GOOD:
         return Finding(verdict="info", says=f"{says}: a small model may wait for images", evidence=evidence)
     return ok(says, *evidence)
@@ -217,6 +222,7 @@ def pressure(subject: Subject) -> Finding:
             waited[what] = float(match[1])
     if not waited:
         return unknown("this kernel does not tell who waits (/proc/pressure)")
+    silent = [what for what in ("cpu", "io", "memory") if what not in waited]
     evidence = (", ".join(f"{what} {x:.1f} %" for what, x in waited.items()) + " of the last 10 s",)
     pressed = [what for what, x in waited.items() if x > PRESSED_PERCENT]
     if pressed:
@@ -227,6 +233,8 @@ def pressure(subject: Subject) -> Finding:
             evidence=evidence,
             remedy="wait until it has ended: it disturbs every measurement",
         )
+    if silent:
+        return unknown(f"this kernel does not tell who waits for {' and '.join(silent)} (/proc/pressure)")
     return ok("nobody waits for cores, disk or memory", *evidence)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from autotune.machine.checks.finding import Finding, Plan, Subject, ok, unknown
-from autotune.machine.limits import cgroup_memory_left_bytes, meminfo, oom_kills
+from autotune.machine.limits import cgroup_memory_left_bytes, limits_show, meminfo, oom_kills
 from autotune.machine.memory import spell_size as size
 from autotune.machine.shared_memory import MARGIN, TRAIN_PREFETCH, image_bytes, train_bytes, val_bytes
 
@@ -115,6 +115,10 @@ def memory(subject: Subject) -> Finding:
                 evidence=tuple(evidence),
                 remedy="cache=disk, or cache=False: the page cache keeps the files that were read",
             )
+    if left is None and not limits_show("memory", subject.host.root):
+        return unknown(
+            f"{size(there)} available on the host; whether a limit leaves less cannot be read (/sys/fs/cgroup)"
+        )
     if plan.image_bytes is not None and plan.image_bytes > have:
         says = f"{free}, the dataset's files have {size(plan.image_bytes)}: every epoch reads from the disk again"
         return Finding(verdict="info", says=says, evidence=tuple(evidence))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sysconfig
 from collections.abc import Callable
@@ -34,6 +35,10 @@ SLOWING: Final = {
 """Variable -> values that slow a training or override the search, and how."""
 ALLOCATORS: Final = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """The first wins over the second, and neither warns (KNOBS 1.8)."""
+FONT: Final = "Arial.ttf"
+"""For the names of classes in plots; looked for whenever a dataset is checked."""
+AMP_WEIGHTS: Final = "yolo26n.pt"
+"""With which AMP is tried on a GPU before it is used."""
 CLOUDPICKLE: Final = Version("3.1.1")
 """That Ultralytics asks for when it starts a training on several GPUs (utils/dist.py of 8.4.190)."""
 
@@ -114,7 +119,7 @@ def compiler(subject: Subject) -> Finding:
 
 
 def packages(subject: Subject) -> Finding:
-    """35: what a training would want to install or download in its first minute."""
+    """35: what a training would want to install or download in its first minute; autotune's own trials do neither."""
     host, plan = subject.host, subject.plan
     absent = [name for name in ("torch", "torchvision", "ultralytics") if host.version(name) is None]
     if absent:
@@ -126,7 +131,36 @@ def packages(subject: Subject) -> Finding:
         says = f"cloudpickle {pickle or 'is missing'}: plain `yolo train` on several GPUs will install {CLOUDPICKLE}"
         remedy = f"pip install 'cloudpickle>={CLOUDPICKLE}'"
         return Finding(verdict="warn" if len(plan.gpus) > 1 else "info", says=says, evidence=evidence, remedy=remedy)
-    return ok("nothing has to be installed for a training", *evidence)
+    if wanted := _to_download(subject):
+        says = f"plain `yolo train` downloads {' and '.join(wanted)} first; without internet it tries, and does without"
+        remedy = "; ".join(f"put {name} into {folder}" for name, folder in wanted.items())
+        return Finding(verdict="info", says=says, evidence=evidence, remedy=remedy)
+    return ok("nothing has to be installed or downloaded for a training", *evidence)
+
+
+def _to_download(subject: Subject) -> dict[str, str]:
+    """File -> where Ultralytics looks for it, of those that are not there (check_font, check_amp of 8.4.190)."""
+    host, plan = subject.host, subject.plan
+    home = host.env.get("HOME") or "/"
+    config = host.env.get("YOLO_CONFIG_DIR") or host.env.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    settings = f"{config}/Ultralytics"
+    found = {}
+    fonts = [settings, *(f"{folder}/fonts" for folder in ("/usr/share", "/usr/local/share", f"{home}/.local/share"))]
+    if plan.task != "classify" and not any(_has(subject, folder, f"**/{FONT}") for folder in fonts):
+        found[FONT] = settings
+    if plan.half and plan.gpus:
+        try:
+            weights = str(json.loads(host.read(f"{settings}/settings.json".lstrip("/")) or "{}")["weights_dir"])
+        except (ValueError, KeyError, TypeError):
+            weights = "weights"  # where it is until Ultralytics was started once
+        if not _has(subject, weights, AMP_WEIGHTS):
+            found[AMP_WEIGHTS] = weights
+    return found
+
+
+def _has(subject: Subject, folder: str, pattern: str) -> bool:
+    below = subject.host.root / str(Path(folder).absolute()).lstrip("/")
+    return next(below.glob(pattern), None) is not None
 
 
 def _older(version: str, least: Version) -> bool:

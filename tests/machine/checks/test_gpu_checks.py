@@ -335,6 +335,13 @@ def test_what_cannot_be_read_is_unknown_and_never_ok(tmp_path: Path) -> None:
     assert said["power limit"].says == "GPU 0 and 1 do not tell the power limit"
 
 
+def test_the_hosts_bus_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
+    world = healthy_world(2)
+    root = bare_root(tmp_path, world)
+    shutil.rmtree(root / "sys/bus")
+    assert examine(subject(world, root, container="docker"))["gpus in container"].verdict == "unknown"
+
+
 READ_BY = {
     "driver": "nvmlSystemGetCudaDriverVersion_v2",
     "clock slow-down": "nvmlDeviceGetCurrentClocksEventReasons",

@@ -116,6 +116,17 @@ HEALTHY_MACHINES: dict[str, dict[str, Any]] = {
     },
     "a desktop's default of open files": {"limits": LIMITS | {"nofile": 1024}},
     "a CPU job": {"plan": ALONE, "gpus": ()},
+    "all files of Ultralytics": {
+        "files": {
+            "usr/share/": None,
+            "cfg/Ultralytics/Arial.ttf": "",
+            "cfg/Ultralytics/settings.json": '{"weights_dir": "/w"}',
+            "w/yolo26n.pt": "",
+        },
+        "env": {"YOLO_CONFIG_DIR": "/cfg"},
+        "plan": {"half": True},
+    },
+    "images of classes need no font": {"files": {"usr/share/": None}, "plan": {"task": "classify"}},
     "no dataset": {"plan": {"data": None, "n_images": None, "image_bytes": None}},
     "several machines": {"plan": {"n_nodes": 4}},
     "several machines with InfiniBand": {
@@ -245,6 +256,23 @@ FAULTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("packages", "fail", {"distributions": {}}, "pip install torch torchvision ultralytics"),
     ("packages", "warn", {"distributions": DISTRIBUTIONS | {"cloudpickle": "2.2.1"}}, "cloudpickle>=3.1.1"),
     ("packages", "info", {"distributions": DISTRIBUTIONS | {"cloudpickle": "2.2.1"}, "plan": ALONE}, "2.2.1"),
+    (
+        "packages",
+        "info",
+        {"files": {"usr/share/": None}, "env": {"HOME": "/home/u"}},
+        "put Arial.ttf into /home/u/.config/Ultralytics",
+    ),
+    ("packages", "info", {"plan": {"half": True}}, "put yolo26n.pt into weights"),
+    (
+        "packages",
+        "info",
+        {
+            "files": {"cfg/Ultralytics/settings.json": '{"weights_dir": "/w"}', "w/yolo11n.pt": ""},
+            "env": {"YOLO_CONFIG_DIR": "/cfg"},
+            "plan": {"half": True},
+        },
+        "downloads yolo26n.pt first",
+    ),
     ("network", "fail", {"files": {"sys/class/net/eth0/operstate": "down"}, "plan": {"n_nodes": 2}}, "no network"),
     ("network", "warn", {"files": {"sys/class/net/eth0/speed": "1000"}, "plan": {"n_nodes": 2}}, "NCCL_SOCKET_IFNAME"),
     ("network", "warn", {"files": {"sys/class/net/eth0/mtu": "1500"}, "plan": {"n_nodes": 2}}, "mtu 9000"),
@@ -269,6 +297,11 @@ def test_each_seeded_fault_is_found(tmp_path: Path, check: str, verdict: str, ho
         assert finding.remedy
 
 
+@pytest.mark.parametrize("name", ["a server", "all files of Ultralytics", "images of classes need no font"])
+def test_where_all_files_are_nothing_is_downloaded(tmp_path: Path, name: str) -> None:
+    assert examine(subject(tmp_path, **HEALTHY_MACHINES[name]))["packages"].verdict == "ok"
+
+
 def test_faults_are_seeded_for_every_check() -> None:
     assert {check for check, *_ in FAULTS} == HOSTS.keys() - {"kernel"}, "that one only informs"
 
@@ -279,10 +312,27 @@ UNREADABLE: list[tuple[str, dict[str, Any]]] = [
     ("memory", {"files": {"proc/meminfo": "MemTotal: 5 kB"}}),
     ("swap and OOM kills", {"files": {"proc/vmstat": None}}),
     ("swap and OOM kills", {"files": {"proc/meminfo": None}}),
+    ("memory", {"files": {"sys/fs/": None}}),
+    ("memory", {"files": {"sys/fs/cgroup/memory.max": ""}}),
+    ("CPUs", {"files": {"sys/fs/": None}}),
+    ("CPUs", {"files": {"proc/self/cgroup": None}}),
+    ("CPUs", {"files": {"sys/fs/cgroup/cpu.max": ""}}),
+    (
+        "CPUs",
+        {
+            "files": {
+                "proc/self/cgroup": "1:cpu:/\n0::/\n",
+                "sys/fs/cgroup/cpu/cgroup.procs": "",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "",
+            }
+        },
+    ),
+    ("cores per rank", {"files": {"sys/fs/": None}}),
     ("CPU clock policy", {"files": {"sys/devices/system/cpu/cpu0/cpufreq/scaling_driver": "x"}}),
     ("NUMA", {"files": {"sys/devices/system/node/": None}}),
     ("NUMA", {"files": {"sys/devices/system/node/node0/cpulist": "?"}}),
     ("pressure", {"files": {"proc/pressure/": None}}),
+    ("pressure", {"files": {"proc/pressure/memory": None}}),
     ("kernel", {"files": {"proc/sys/": None, "sys/kernel/": None}}),
     ("dataset file system", {"files": {"proc/self/mountinfo": None}}),
     ("disk space", {"spaces": {**SPACES, "/": None}}),
@@ -312,9 +362,7 @@ def test_an_empty_folder_answers_nothing_and_raises_nothing(tmp_path: Path) -> N
     plan = Plan(**{**PLAN, "n_nodes": 2})
     findings = examine(Subject(machine=read_machine(host, data="/data"), host=host, plan=plan))
     good = {name for name, f in findings.items() if f.verdict == "ok" and name in HOSTS}
-    assert good == {"limits", "CPUs", "cores per rank", "disk space", "environment", "clock"}, (
-        "those answered without a file"
-    )
+    assert good == {"limits", "disk space", "environment", "clock"}, "those answered without a file"
 
 
 def test_what_does_not_apply_is_left_out(tmp_path: Path) -> None:
