@@ -12,7 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from worlds import World
 
-from autotune.contract import Outcome, TrialDir, TrialSpec
+from autotune.contract import Outcome, RunDir, RunInfo, TrialDir, TrialResult, TrialSpec, read_json
+from autotune.machine.memory import MemoryLimit
+from autotune.search.budget import Budget
+from autotune.search.controller import search
+from autotune.search.plan import Plan
 from autotune.worker.machines import FAMILIES, truth
 
 NAMES = [name for name in FAMILIES if name != "dry_run"]
@@ -98,3 +102,24 @@ def test_memory_runs_out_and_a_watched_trial_is_stopped(tmp_path):
     assert (stopped.outcome, stopped.error, looks) == (Outcome.PRUNED, "cannot win", [True, True])
     late = world(spec(world, 3, deadlines=type(spec(world).deadlines)(total_s=8.0)), TrialDir(tmp_path), started_s=0.0)
     assert (late.outcome, late.took_s) == (Outcome.TIMEOUT, 8.0)
+
+
+def test_the_controllers_own_loop_runs_on_it(tmp_path):
+    world = World("r3090x2_s", 1)
+    info = RunInfo(
+        name="w", command="", started="2026-11-23T14:05:00+00:00", budget_s=7200.0, objective="job_time",
+        strategy="random", space="world", training="any", seed=0, backend="synthetic", simulated=True, task="detect",
+        device="0,1", gpus=("GPU-0", "GPU-1"), n_ranks=2, train_args={"model": "m", "data": "d", "batch": 16},
+    )  # fmt: skip
+    plan = Plan(
+        run_dir=RunDir(tmp_path), info=info, space=world.space, budget=Budget(info.budget_s, world.clock),
+        data_for=lambda _: "d", n_images=world.machine.n_images, max_trials=3,
+        memory=MemoryLimit(per_rank_bytes=world.memory_limit_bytes),
+    )  # fmt: skip
+    summary = search(plan, world)
+    results = [read_json(d.result, TrialResult) for _, d in plan.run_dir.numbered()]
+    assert summary.elapsed_s == pytest.approx(world.clock(), abs=1.0)
+    assert {r.probe for r in results} >= {"no_sync", "one_rank", "epoch_end"}
+    assert [r for r in results if r.outcome is Outcome.CRASH] == []
+    assert all(r.params == world.canonical(r.params) for r in results)
+    assert results[0].job_terms["closed_epochs_s"] is not None

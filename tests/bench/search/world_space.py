@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from autotune.contract import Params, Value
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.contract import Params, Transport, Value
+from autotune.search.plan import Settings
 from autotune.space.context import CUDAGRAPH_MODES, STOCK_PREFETCH
 from autotune.worker.machines import SimulatedMachine, inert, truth
 
@@ -137,3 +142,44 @@ def canonical(params: Params, baseline: Params, n_ranks: int) -> Params:
 def cap_of(machine: SimulatedMachine) -> int:
     """Loader workers of a rank at most: the cores of a node over its GPUs (space/context.py)."""
     return int(machine.cores // max(1, min(machine.n_gpus, machine.gpus_per_node)))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What may be tried, as plan.Prepared."""
+
+    domain: dict[str, tuple[Value, ...]]
+    baseline: Params
+    seeds: tuple[Params, ...]
+    frozen: dict[str, str]
+
+
+@dataclass(frozen=True)
+class WorldSpace:
+    """The space of a simulated machine, as plan.SpacePort: the controller's own loop runs on it."""
+
+    machine: SimulatedMachine
+    offer: Offer
+
+    def prepare(
+        self,
+        effective: Mapping[str, Any],
+        n_images: int | None,
+        train_args: Mapping[str, Any] | None = None,
+        transport: Transport | None = None,
+    ) -> Offer:
+        """The same whatever ran: the user's settings fit."""
+        return self.offer
+
+    def pin(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing to pin: a formula has no optimizer."""
+        return {}
+
+    def canonical(self, params: Params) -> Params:
+        """The one spelling."""
+        return canonical(params, self.offer.baseline, self.machine.n_gpus)
+
+    def materialise(self, params: Params) -> Settings:
+        """All that a World reads of a spec are its params; the batch is what probes cut down."""
+        total = int(params["batch_per_gpu"] or 1) * self.machine.n_gpus
+        return Settings({"model": self.machine.name, "batch": total, "nbs": 64, "cache": params.get("cache")})

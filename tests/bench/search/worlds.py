@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from world_space import baseline_of, canonical, domain_of, expert_of
+from world_space import Offer, WorldSpace, baseline_of, canonical, domain_of, expert_of
 
 from autotune.contract import Outcome, Params, StepColumns, TrialDir, TrialResult, TrialSpec, Value
 from autotune.search.plan import Watch
@@ -62,6 +62,11 @@ class World:
         self.baseline: Params = baseline_of(self.machine)
         self.domain: dict[str, tuple[Value, ...]] = domain_of(self.machine)
         self.seeds: tuple[Params, ...] = (expert_of(self.machine, self.baseline, self.domain),)
+
+    @property
+    def space(self) -> WorldSpace:
+        """For Plan.space."""
+        return WorldSpace(self.machine, Offer(self.domain, self.baseline, self.seeds, {}))
 
     def clock(self) -> float:
         """Seconds on the clock of this world."""
