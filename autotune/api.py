@@ -84,7 +84,7 @@ def tune(
     budget: str = "30m",
     space: str | None = None,
     objective: str = "job_time",
-    strategy: str = "tpe",
+    strategy: str = "structured",
     training: str = "same",
     mem_limit: str | None = None,
     verify_accuracy: str | None = None,
@@ -109,7 +109,7 @@ def tune(
         budget: "90s", "30m", "2h", from the call to the report.
         space: name or file of a search space.
         objective: "job_time", "images_per_s" or "energy" (joules per image).
-        strategy: "tpe", "random", "gp", "simple" or "grid".
+        strategy: "structured", "tpe", "gp", "random", "simple" or "grid".
         training: "same", "bounded" or "any".
         mem_limit: memory of one rank, such as "3GiB"; None: what the machine has.
         verify_accuracy: "10m": then train your settings and the best for real, half of this time each.

@@ -44,7 +44,7 @@ def search(
     budget: Annotated[str, typer.Option(help="90s, 30m, 2h, 1h30m: everything from Enter to report.")] = "30m",
     space: Annotated[str | None, typer.Option(help="Name or file of a search space; see `autotune spaces`.")] = None,
     objective: Annotated[str, typer.Option(help="job_time, images_per_s or energy (J per image).")] = "job_time",
-    strategy: Annotated[str, typer.Option(help="tpe, random, gp, simple (coordinate descent) or grid.")] = "tpe",
+    strategy: Annotated[str, typer.Option(help="structured, tpe, gp, random, simple or grid.")] = "structured",
     training: Annotated[
         str, typer.Option(help="same, bounded or any: how far the batch may change the training.")
     ] = "same",

@@ -66,7 +66,7 @@ class Request:
     budget: str = "30m"
     space: str | None = None
     objective: str = "job_time"
-    strategy: str = "tpe"
+    strategy: str = "structured"
     seed: int = 0
     name: str | None = None
     out: str = "results"

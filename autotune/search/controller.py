@@ -222,7 +222,7 @@ def explore(session: Session) -> str:
             why = stopping.why(proposal, n_trials=n_trials, price_s=ordinary_s, job_s=job_s)
             if why is not None:
                 return why
-        number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else proposal.params)
+        number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else proposal.asked)
         params = proposals.complete(chosen)
         if key_of(params) in proposals.known:
             duplicates += 1
@@ -247,7 +247,8 @@ def explore(session: Session) -> str:
         compile_s = min(COMPILE_LIMIT_S, room_s / 2) if params.get("compile") else 0.0
         search_s = min(max(2 * price_s, 60.0, compile_s), max(room_s, 2 * price_s))
         try:
-            ran = session.run(number, "trial", params, session.settings(params), limit_s=search_s)
+            guess = proposal.guess(params) if proposal.guess else None
+            ran = session.run(number, "trial", params, session.settings(params), limit_s=search_s, guess=guess)
         except KeyboardInterrupt:
             session.tell_interrupted()
             raise

@@ -75,8 +75,9 @@ SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
     "nccl_ib_qps": {"exchange": (-0.1, 0.2)},
 }
 """Knob -> resource -> log factor per natural log of its value."""
-NO_EFFECT: Final = frozenset({BATCH, WORKERS, "val_workers"})
-"""The step's own formula has these; workers' single values are added below."""
+NO_EFFECT: Final = frozenset({"val_workers"})
+BUCKET: Final = "bucket_cap_mb"
+"""Its effect has no slope: small buckets begin early and cost latency, large ones end late (KNOBS 1.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,10 @@ def _beliefs(name: str, values: Sequence[Value], exchanging: frozenset[str]) -> 
     if name == WORKERS:
         # More workers than cores help nobody, and they take cores from the step: the line alone is not enough.
         return [{"data": (0.0, 0.1), "compute": (0.0, 0.05)} for _ in values]
+    if name == BATCH:  # the formula has its line; some sizes suit the kernels
+        return [{"compute": (0.0 if _is_power_of_2(v) else 0.01, 0.03)} for v in values]
+    if name == BUCKET:
+        return [{"exchange": (0.0, 0.5), "compute": (0.0, 0.02)} if v is not None else {} for v in values]
     if name in NO_EFFECT:
         return [{} for _ in values]
     if name in SLOPES:
@@ -201,6 +206,10 @@ def _beliefs(name: str, values: Sequence[Value], exchanging: frozenset[str]) -> 
     if known is not None:
         return [known.get(v, UNKNOWN) if _hashable_same(known, v) else dict(UNKNOWN) for v in values]
     return [dict(EXCHANGE if name in exchanging else UNKNOWN) if v is not None else {} for v in values]
+
+
+def _is_power_of_2(value: Value) -> bool:
+    return isinstance(value, int) and value > 0 and value & (value - 1) == 0
 
 
 def _hashable_same(known: Mapping[Value, object], value: Value) -> bool:

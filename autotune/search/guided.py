@@ -20,6 +20,7 @@ import numpy as np
 from autotune.contract import Guess, Outcome, Params, TrialResult
 from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
 from autotune.search.formula import Setting
+from autotune.search.inert import frozen
 from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Surrogate
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
@@ -69,7 +70,11 @@ def propose(s: Situation) -> Proposal:
     n, misfit = s.n_trials, mind.model.misfit_frac
     hedged = n >= HEDGE_FROM and n % (2 if misfit >= LARGE_MISFIT else HEDGE_EVERY) == 0
     return Proposal(
-        params=None if hedged else chosen, gain_frac=float(worth.max()), misfit_frac=misfit, guess=mind.guess
+        params=None if hedged else chosen,
+        fixed=mind.fixed if hedged else {},
+        gain_frac=float(worth.max()),
+        misfit_frac=misfit,
+        guess=mind.guess,
     )
 
 
@@ -167,6 +172,9 @@ class Mind:
         at = self.model.forecast(self.measured)
         self._values = self._log_objective(self.measured, at)
         self.order = np.argsort(self._values)
+        per_forward = _backward_per_forward(s.ran)
+        shares = {r.number: _exchange_frac(r.result, per_forward) for r in s.ran if r.result.role != "probe"}
+        self.fixed, _ = frozen(s.ran, {n: e for n, e in shares.items() if e is not None}, tuple(domain))
         self.best = float(self._values[self.order[0]])
 
     def _shape(self) -> _Job:
@@ -252,9 +260,12 @@ class Mind:
         measured = self.encoding.rows(self.measured)
         top = measured[self.order[:TOP]]
         sizes = np.array([len(values) for values in self.encoding.values])
-        found = [singles(row, sizes) for row in top]
+        found = [np.concatenate([singles(row, sizes) for row in top])]
         found += [self._exchanged(top, sizes, 2, N_PAIRS), self._exchanged(top, sizes, 3, N_TRIPLES)]
         found += [self.rng.integers(0, sizes, (N_RANDOM, len(sizes)))]
+        for column, value in ((self.encoding.names.index(n), v) for n, v in self.fixed.items()):
+            for rows in found[1:]:  # single exchanges look everywhere, to see when it matters again
+                rows[:, column] = self.encoding.index[column].get((type(value), value), 0)
         found += [self._composites(row) for row in top[:3]]
         starts = np.concatenate(
             [top[:1].repeat(N_SAMPLES // 2, axis=0), top[self.rng.integers(0, len(top), N_SAMPLES)]]

@@ -147,7 +147,7 @@ class Surrogate:
             self.theta, self._covariance = self._fit()
             self._error = self._y - self._per_image(self.formula.outputs(self.theta[None], self._x)[WHOLE], self._x)[0]
             self.misfit_frac = self._misfit()
-        self._inverse = np.linalg.inv(self.misfit_frac**2 * self._similar + np.diag(self._noise**2))
+        self._inverse: Array = np.linalg.inv(self.misfit_frac**2 * self._similar + np.diag(self._noise**2))
 
     def _prior(self) -> tuple[Array, Array]:
         """Means and deviations of all parameters; the scales come from the first trial, the user's own settings."""
@@ -315,4 +315,5 @@ def maximise(
         if gain < 1e-3:
             break
     weight = np.where(np.abs(r) <= HUBER, 1.0, HUBER / np.maximum(np.abs(r), 1e-12))
-    return theta, np.linalg.inv(slopes.T @ (weight[:, None] * slopes) + precision)
+    covariance: Array = np.linalg.inv(slopes.T @ (weight[:, None] * slopes) + precision)
+    return theta, covariance

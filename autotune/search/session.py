@@ -12,6 +12,7 @@ from autotune.contract import (
     WARM_ROLES,
     Deadlines,
     Event,
+    Guess,
     NotTried,
     Observer,
     Outcome,
@@ -115,6 +116,7 @@ class Session:
         limit_s: float | None = None,
         probe: Probe | None = None,
         vary: Callable[[TrialSpec], TrialSpec] = lambda spec: spec,
+        guess: Guess | None = None,
     ) -> Ran:
         """Start one process and take in its result; the study is not told yet.
 
@@ -128,6 +130,7 @@ class Session:
             limit_s: of its time, a compile included; the run's limit and what is left of the budget hold anyway.
             probe: what part of the step is measured alone, with role `probe`; its segment is short.
             vary: makes the spec that is run from the one that would be.
+            guess: what is expected of it, for the journal.
         """
         plan, budget = self.plan, self.plan.budget
         changes = changes_of(params, self.proposals.baseline) if self.proposals else {}
@@ -151,7 +154,8 @@ class Session:
         )
         spec = vary(plan.probing(plain) if probe else plain)
         price_s = None if probe else self.price_s(params, warm=role in WARM_ROLES)
-        self.emit(TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=price_s))
+        started = TrialStarted(t_s=self.t_s, number=number, role=role, changes=changes, price_s=price_s, guess=guess)
+        self.emit(started)
         directory, started_s = self.records.make_place(number), self.t_s
         with budget.spend(PURPOSE_OF.get(role, "trials_lost")) as spending:
             try:

@@ -57,6 +57,7 @@ class Proposal:
 
     Attributes:
         params: what to try; None: the sampler chooses.
+        fixed: what the sampler may not choose.
         gain_frac: by how much the best of what is left may be expected to improve the objective, as a share of it;
             None: no opinion.
         misfit_frac: how far the model that says so has been from what was measured.
@@ -64,9 +65,15 @@ class Proposal:
     """
 
     params: Params | None = None
+    fixed: Params = field(default_factory=dict)
     gain_frac: float | None = None
     misfit_frac: float = 0.0
     guess: Callable[[Params], Guess] | None = None
+
+    @property
+    def asked(self) -> Params | None:
+        """What Study.ask is given: all of it, a part that the sampler completes, or nothing."""
+        return self.params if self.params is not None else self.fixed or None
 
 
 def situation_of(session: Session) -> Situation:
