@@ -11,19 +11,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from autotune.contract import Guess, Outcome, Params, TrialResult
+from autotune.contract import Guess, Params
 from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
 from autotune.search.formula import Setting
 from autotune.search.inert import frozen
-from autotune.search.model import NOISE_FRAC, PRUNED_SD, Forecast, Observation, Surrogate
+from autotune.search.model import Forecast, Observation, Surrogate
+from autotune.search.observations import backward_per_forward, exchange_frac, observe, pooled_noise
 from autotune.search.proposals import key_of
-from autotune.search.ran import Ran
 from autotune.search.situation import Proposal, Situation
 from autotune.space.knobs import COMMUNICATION
 
@@ -45,7 +44,6 @@ N_PAIRS, N_TRIPLES, N_RANDOM, N_SAMPLES = 300, 150, 200, 8
 MOST_SHAPES: Final = 48
 FINALISTS: Final = 64
 """Candidates whose spelling is looked at."""
-PRIOR_DF: Final = 2.0
 ENUMERABLE: Final = 3000
 
 
@@ -76,64 +74,6 @@ def propose(s: Situation) -> Proposal:
         misfit_frac=misfit,
         guess=mind.guess,
     )
-
-
-def observe(ran: Sequence[Ran]) -> list[Observation]:
-    """What the trials so far taught; the noise of a run is pooled over whatever ran more than once."""
-    noise, per_forward = pooled_noise(ran), _backward_per_forward(ran)
-    out = []
-    for r in ran:
-        result = r.result
-        if result.role == "probe" and result.probe != "memory":
-            continue
-        timed = result.role != "probe" and bool(result.images_per_s)
-        timed = timed and (result.outcome.measured or result.outcome is Outcome.PRUNED)
-        sd = noise
-        if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
-            sd = math.hypot(sd, min(math.log(result.images_per_s / result.ci95_lo) / 1.96, 0.15))
-        if result.outcome is Outcome.PRUNED:
-            sd = math.hypot(sd, PRUNED_SD)
-        seen = Observation(
-            params={name: result.effective.get(name, value) for name, value in result.params.items()},
-            image_s=1.0 / result.images_per_s if timed and result.images_per_s else None,
-            noise_frac=sd,
-            wait_frac=result.wait_frac if timed else None,
-            exchange_frac=_exchange_frac(result, per_forward) if timed else None,
-            mem_bytes=float(max(result.peak_mem_bytes)) if result.peak_mem_bytes and result.n_steps else None,
-            oom=result.outcome is Outcome.OOM,
-        )
-        if seen.image_s or seen.mem_bytes or seen.oom:
-            out.append(replace(seen, mem_bytes=None) if seen.oom else seen)
-    return out
-
-
-def _backward_per_forward(ran: Sequence[Ran]) -> float | None:
-    """How much longer the backward pass is than the forward, where nothing is exchanged: from the probe `no_sync`."""
-    parts = next((r.result.parts_s for r in ran if r.result.probe == "no_sync" and r.result.outcome.measured), {})
-    forward, backward = parts.get("forward"), parts.get("backward")
-    return backward / forward if forward and backward else None
-
-
-def _exchange_frac(result: TrialResult, per_forward: float | None) -> float | None:
-    """Share of the step that the backward pass takes beyond its share of computing: the ranks meet in it.
-
-    None with one rank, or where the parts of the step are unknown.
-    """
-    forward, backward = result.parts_s.get("forward"), result.parts_s.get("backward")
-    if per_forward is None or not forward or not backward:
-        return None
-    return max(0.0, backward - per_forward * forward) / sum(result.parts_s.values())
-
-
-def pooled_noise(ran: Sequence[Ran]) -> float:
-    """Standard deviation of the log of a run's rate, over configurations that ran more than once."""
-    groups: dict[str, list[float]] = {}
-    for r in ran:
-        if r.result.role != "probe" and r.result.outcome.measured and r.result.images_per_s:
-            groups.setdefault(key_of(r.result.params), []).append(math.log(r.result.images_per_s))
-    squares = sum((y - fmean(ys)) ** 2 for ys in groups.values() for y in ys)
-    df = sum(len(ys) - 1 for ys in groups.values())
-    return math.sqrt((squares + PRIOR_DF * NOISE_FRAC**2) / (df + PRIOR_DF))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +112,8 @@ class Mind:
         at = self.model.forecast(self.measured)
         self._values = self._log_objective(self.measured, at)
         self.order = np.argsort(self._values)
-        per_forward = _backward_per_forward(s.ran)
-        shares = {r.number: _exchange_frac(r.result, per_forward) for r in s.ran if r.result.role != "probe"}
+        per_forward = backward_per_forward(s.ran)
+        shares = {r.number: exchange_frac(r.result, per_forward) for r in s.ran if r.result.role != "probe"}
         self.fixed, _ = frozen(s.ran, {n: e for n, e in shares.items() if e is not None}, tuple(domain))
         self.best = float(self._values[self.order[0]])
 

@@ -2,9 +2,8 @@
 
 The structured surrogate: the formula of formula.py with the beliefs of effects.py, fitted to what trials report:
 seconds per image, the part of the step without waiting, the wait where there are no loader workers, peaks of memory,
-and an out-of-memory as "at least the limit". The fit is the maximum a posteriori by Levenberg-Marquardt (Nocedal &
-Wright, Numerical Optimization, 2006, 10.3) with Huber's weights against outliers; its covariance is Laplace's. What the
-formula cannot say is left to a Gaussian process on the residuals of log seconds per image, whose covariance falls with
+and an out-of-memory as "at least the limit". The fit is the maximum a posteriori (least_squares.py) with Laplace's
+covariance. What the formula cannot say is left to a Gaussian process on the residuals of log seconds per image, whose covariance falls with
 the number of settings that differ (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, 2.2); its size
 is estimated from the residuals themselves, so that a wrong formula is trusted less.
 """
@@ -12,7 +11,7 @@ is estimated from the residuals themselves, so that a wrong formula is trusted l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -41,6 +40,7 @@ from autotune.search.formula import (
     Q,
     Setting,
 )
+from autotune.search.least_squares import maximise
 
 NOISE_FRAC: Final = 0.02
 """Run-to-run noise of log seconds per image before repeats say better."""
@@ -56,8 +56,6 @@ MISFIT_WEIGHT: Final = 2.0
 """Inverse variance of log misfit about log USUAL_MISFIT: few trials say little of it."""
 LENGTH: Final = 3.0
 """Settings that differ until the covariance of two residuals has fallen to 1/e."""
-HUBER: Final = 2.5
-ITERATIONS: Final = 25
 BEYOND: Final = 1.03
 """An out-of-memory counts as a peak of at least this many limits."""
 EXCHANGE_SD: Final = 0.2
@@ -272,48 +270,3 @@ def quadratic(x: Array, a: Array) -> Array:
     """(n,) x' a x of each row."""
     out: Array = ((x @ a) * x).sum(axis=1)
     return out
-
-
-def maximise(
-    residuals: Callable[[Array], tuple[Array, Array]], mean: Array, sd: Array, start: Array
-) -> tuple[Array, Array]:
-    """Levenberg-Marquardt on the data's residuals and the prior's.
-
-    Args:
-        residuals: parameters -> (n,) residuals, each divided by its standard deviation, and (n, parameters) slopes.
-        mean: of the Gaussian prior.
-        sd: of the Gaussian prior.
-        start: where to begin.
-
-    Returns:
-        The maximum and the inverse of the Gauss-Newton curvature there.
-    """
-    precision = np.diag(1.0 / sd**2)
-    theta, damping = start.copy(), 1e-2
-
-    def cost(r: Array, theta: Array) -> float:
-        size = np.abs(r)
-        huber = np.where(size <= HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER))
-        return float(huber.sum() + 0.5 * (((theta - mean) / sd) ** 2).sum())
-
-    r, slopes = residuals(theta)
-    now = cost(r, theta)
-    for _ in range(ITERATIONS):
-        weight = np.where(np.abs(r) <= HUBER, 1.0, HUBER / np.maximum(np.abs(r), 1e-12))
-        curvature = slopes.T @ (weight[:, None] * slopes) + precision
-        gradient = slopes.T @ (weight * r) + (theta - mean) / sd**2
-        gain = 0.0
-        while damping < 1e6:
-            there = theta - np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), gradient)
-            r_there, slopes_there = residuals(there)
-            then = cost(r_there, there)
-            if then < now:
-                gain, now = now - then, then
-                theta, r, slopes, damping = there, r_there, slopes_there, max(damping / 5, 1e-6)
-                break
-            damping *= 5
-        if gain < 1e-3:
-            break
-    weight = np.where(np.abs(r) <= HUBER, 1.0, HUBER / np.maximum(np.abs(r), 1e-12))
-    covariance: Array = np.linalg.inv(slopes.T @ (weight[:, None] * slopes) + precision)
-    return theta, covariance

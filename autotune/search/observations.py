@@ -1,0 +1,77 @@
+"""What did the trials teach that the model can be fitted to, and how noisy is it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Final
+
+from autotune.contract import Outcome, TrialResult
+from autotune.search.model import NOISE_FRAC, PRUNED_SD, Observation
+from autotune.search.proposals import key_of
+from autotune.search.ran import Ran
+
+PRIOR_DF: Final = 2.0
+"""Weight of NOISE_FRAC in the pooled noise."""
+MOST_WITHIN_SD: Final = 0.15
+"""Of a run, from its own interval: beyond that it says nothing more."""
+
+
+def observe(ran: Sequence[Ran]) -> list[Observation]:
+    """What the trials so far taught; the noise of a run is pooled over whatever ran more than once."""
+    noise, per_forward = pooled_noise(ran), backward_per_forward(ran)
+    out = []
+    for r in ran:
+        result = r.result
+        if result.role == "probe" and result.probe != "memory":
+            continue
+        timed = result.role != "probe" and bool(result.images_per_s)
+        timed = timed and (result.outcome.measured or result.outcome is Outcome.PRUNED)
+        sd = noise
+        if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
+            sd = math.hypot(sd, min(math.log(result.images_per_s / result.ci95_lo) / 1.96, MOST_WITHIN_SD))
+        if result.outcome is Outcome.PRUNED:
+            sd = math.hypot(sd, PRUNED_SD)
+        seen = Observation(
+            params={name: result.effective.get(name, value) for name, value in result.params.items()},
+            image_s=1.0 / result.images_per_s if timed and result.images_per_s else None,
+            noise_frac=sd,
+            wait_frac=result.wait_frac if timed else None,
+            exchange_frac=exchange_frac(result, per_forward) if timed else None,
+            mem_bytes=float(max(result.peak_mem_bytes)) if result.peak_mem_bytes and result.n_steps else None,
+            oom=result.outcome is Outcome.OOM,
+        )
+        if seen.image_s or seen.mem_bytes or seen.oom:
+            out.append(replace(seen, mem_bytes=None) if seen.oom else seen)
+    return out
+
+
+def backward_per_forward(ran: Sequence[Ran]) -> float | None:
+    """How much longer the backward pass is than the forward, where nothing is exchanged: from the probe `no_sync`."""
+    parts = next((r.result.parts_s for r in ran if r.result.probe == "no_sync" and r.result.outcome.measured), {})
+    forward, backward = parts.get("forward"), parts.get("backward")
+    return backward / forward if forward and backward else None
+
+
+def exchange_frac(result: TrialResult, per_forward: float | None) -> float | None:
+    """Share of the step that the backward pass takes beyond its share of computing: the ranks meet in it.
+
+    None with one rank, or where the parts of the step are unknown.
+    """
+    forward, backward = result.parts_s.get("forward"), result.parts_s.get("backward")
+    if per_forward is None or not forward or not backward:
+        return None
+    return max(0.0, backward - per_forward * forward) / sum(result.parts_s.values())
+
+
+def pooled_noise(ran: Sequence[Ran]) -> float:
+    """Standard deviation of the log of a run's rate, over configurations that ran more than once."""
+    groups: dict[str, list[float]] = {}
+    for r in ran:
+        if r.result.role != "probe" and r.result.outcome.measured and r.result.images_per_s:
+            groups.setdefault(key_of(r.result.params), []).append(math.log(r.result.images_per_s))
+    squares = sum((y - fmean(ys)) ** 2 for ys in groups.values() for y in ys)
+    df = sum(len(ys) - 1 for ys in groups.values())
+    return math.sqrt((squares + PRIOR_DF * NOISE_FRAC**2) / (df + PRIOR_DF))
