@@ -1,11 +1,12 @@
 """How fast will a configuration be, what memory will it need, and how far is that to be believed?
 
 The structured surrogate: the formula of formula.py with the beliefs of effects.py, fitted to what trials report:
-seconds per image, the part of the step without waiting, the wait where there are no loader workers, peaks of memory,
-and an out-of-memory as "at least the limit". The fit is the maximum a posteriori (least_squares.py) with Laplace's
-covariance. What the formula cannot say is left to a Gaussian process on the residuals of log seconds per image, whose covariance falls with
-the number of settings that differ (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, 2.2); its size
-is estimated from the residuals themselves, so that a wrong formula is trusted less.
+seconds per image, the part of the step without waiting, the wait where there are no loader workers, the exchange of
+ranks, peaks of memory, and an out-of-memory as "at least the limit". The fit is the maximum a posteriori
+(least_squares.py) with Laplace's covariance. What the formula cannot say is left to a Gaussian process on the residuals
+of log seconds per image, whose covariance falls with the number of settings that differ (Rasmussen & Williams, Gaussian
+Processes for Machine Learning, 2006, 2.2); its size is that which makes the data likeliest, so that a wrong formula is
+trusted less.
 """
 
 from __future__ import annotations

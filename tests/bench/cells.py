@@ -42,7 +42,7 @@ class Cell:
 
 
 def dataset(kind: str) -> Path:
-    """data.yaml of a set, drawn once: `vga`, `small`, `toy` 256, 128, 96 demo images of 640x480, `hd` 200 of 1920x1080."""
+    """data.yaml of a set, drawn once: `vga`, `small`, `toy` 256, 128, 96 demo images, `hd` 200 of 1920x1080."""
     home = cache_home() / "bench"
     for left in home.rglob("*.npy"):  # of a training with cache=disk: plain YOLO reads them in any cache mode
         left.unlink()
