@@ -151,9 +151,19 @@ def understand_replay(request: Request) -> Question:
             f"{job.get('data')}, on {where}; space {recording.space.name}, budget {request.budget}"
         ),
         segment=recording.segment,
-        notes=(f"every number is of {recording.name}, recorded before: nothing was measured anew",),
+        notes=_notes(recording),
         memory=memory_limit(machine, recording.gpus, recording.n_ranks, f"{limit}B" if limit else None),
         recording=recording,
+    )
+
+
+def _notes(recording: Recording) -> tuple[str, ...]:
+    """How far its numbers may be believed."""
+    most = max(map(len, recording.cells.values()))
+    return (
+        f"every number is of {recording.name}, recorded before: nothing was measured anew",
+        f"a configuration was recorded {most} times at most and answers with these runs in turn: where the comparison "
+        "takes more of it, its interval is too narrow",
     )
 
 

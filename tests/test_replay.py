@@ -11,6 +11,7 @@ import pytest
 
 import autotune as package
 from autotune import simulation
+from autotune.atlas import data_home
 from autotune.contract import RunDir, RunInfo, Summary, TrialResult, read_json
 from autotune.errors import InputError
 from autotune.recording import read_recording
@@ -86,6 +87,7 @@ def test_the_label_is_everywhere(replayed: tuple[Path, Path, Said]) -> None:
     assert (info.simulated, info.replayed, info.backend, info.label) == (True, "formula", "replay", "REPLAYED")
     assert summary.verdict.sentence.startswith("REPLAYED: ")
     assert any("nothing was measured anew" in note for note in summary.notes)
+    assert any("its interval is too narrow" in note for note in summary.notes), "four runs of the baseline, no more"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "REPLAYED from formula: nothing was measured anew" in page
     assert "<title>REPLAYED: " in page
@@ -107,6 +109,14 @@ def test_nothing_is_handed_over(replayed: tuple[Path, Path, Said]) -> None:
     refused = autotune("search", "--resume", run, "--budget", "1m")
     assert (refused.code, "is a replay of formula" in refused.err) == (2, True)
     assert autotune("report", run).code == 0
+
+
+def test_a_run_that_measured_nothing_is_no_recording(replayed: tuple[Path, Path, Said], tmp_path: Path) -> None:
+    for name in ("run.json", "machine.json", "space.yaml"):
+        (tmp_path / name).write_bytes((replayed[0] / name).read_bytes())
+    said = autotune("search", "--replay", tmp_path, "--out", tmp_path / "out")
+    assert (said.code, "its baseline was not measured" in said.err) == (2, True)
+    assert len(said.err.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -164,5 +174,6 @@ def test_from_python(tmp_path: Path) -> None:
     assert run.info.replayed == "formula"
     assert run.summary is not None
     assert run.summary.verdict.sentence.startswith("REPLAYED: ")
+    assert not (data_home() / "atlas").exists(), "no later search starts from it"
     with pytest.raises(InputError, match="imgsz differs"):
         package.tune(replay=table, out=tmp_path / "out", imgsz=640)

@@ -102,7 +102,8 @@ def regress(means: dict[str, float], noise: dict[str, float], changes: dict[str,
         for name, value in changes[key].items():
             x[row, columns[_column(name, value)]] = 1.0
     gram, own = x @ x.T, np.diag([noise[key] for key in means])
-    _, w, t = max((_evidence(w * w * gram + t * t * np.eye(len(y)) + own, y), w, t) for w in EFFECTS for t in TOGETHER)
+    grid = [(w, t) for w in EFFECTS for t in TOGETHER]
+    w, t = grid[int(np.argmax(_evidence(np.stack([w * w * gram + t * t * np.eye(len(y)) + own for w, t in grid]), y)))]
     prior = w * w * gram + t * t * np.eye(len(y))
     inverse = np.linalg.inv(prior + own)
     m = float(inverse.sum(axis=0) @ y / inverse.sum())
@@ -112,14 +113,21 @@ def regress(means: dict[str, float], noise: dict[str, float], changes: dict[str,
     return Posterior(dict(zip(means, map(float, believed), strict=True)), variance, columns, tuple(map(float, effects)))
 
 
-def _evidence(covariance: Array, y: Array) -> float:
-    """Log likelihood of the data with their mean integrated out (restricted likelihood), up to a constant."""
+def _evidence(covariances: Array, y: Array) -> Array:
+    """Log likelihood of the data with their mean integrated out (restricted likelihood), up to a constant.
+
+    Args:
+        covariances: of shape (k, n, n): k guesses, all in one call.
+        y: n values.
+    """
     import numpy as np
 
-    inverse = np.linalg.inv(covariance)
-    total = float(inverse.sum())
-    rest = y - float(inverse.sum(axis=0) @ y) / total
-    return float(-0.5 * (rest @ inverse @ rest + np.linalg.slogdet(covariance)[1] + math.log(total)))
+    inverses = np.linalg.inv(covariances)
+    totals = inverses.sum(axis=(1, 2))
+    rest = y - (inverses.sum(axis=1) @ y / totals)[:, None]
+    fit = np.einsum("ki,kij,kj->k", rest, inverses, rest)
+    evidence: Array = -0.5 * (fit + np.linalg.slogdet(covariances)[1] + np.log(totals))
+    return evidence
 
 
 def _pooled(groups: list[list[float]]) -> float:
