@@ -8,13 +8,10 @@ from typing import Final
 
 from autotune.contract import (
     MemoryCertificate,
-    NotTried,
     Numerics,
     Observer,
     Outcome,
-    Params,
     Summary,
-    TrialSkipped,
     Verdict,
 )
 from autotune.errors import NoTrialError
@@ -23,9 +20,10 @@ from autotune.search.ablation import Ablated
 from autotune.search.baseline import measure_baseline
 from autotune.search.conclusion import verdict_of
 from autotune.search.finalists import Stage, candidates_of, make_stage, reserve_s, run_blocks
+from autotune.search.left_out import SHARE_OF_LEFT, all_known, leave_out, never_tried, skip, tell_duplicate
 from autotune.search.objective import check_objective
 from autotune.search.plan import Plan, RunTrial
-from autotune.search.proposals import NOT_RECORDED, key_of
+from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 from autotune.search.records import records_of
 from autotune.search.resume import open_study, restore
@@ -40,8 +38,6 @@ SENTINEL_EVERY: Final = 8
 DUPLICATES_IN_A_ROW: Final = 5
 """After so many known proposals the sampler is not believed: a random configuration is tried instead."""
 SKIPS_IN_A_ROW: Final = 5
-SHARE_OF_LEFT: Final = 0.15
-"""A dearer trial is not started: it would have to win by more than it can (issue, item 7)."""
 NO_TIME: Final = "no time for another trial"
 INTERRUPTED: Final = "interrupted"
 
@@ -136,7 +132,7 @@ def _conclude(
 ) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
-    not_tried = _never_tried(session)
+    not_tried = never_tried(session)
     summary = Summary(
         stopped_because=stopped_because,
         elapsed_s=session.t_s,
@@ -156,13 +152,6 @@ def _conclude(
     )
     session.records.summary(summary)
     return summary
-
-
-def _never_tried(session: Session) -> tuple[NotTried, ...]:
-    """Each once, with its last reason; what a resumed search found the time for is left out."""
-    known = session.proposals.known if session.proposals else {}
-    last = {key_of(n.params): n for n in session.not_tried}
-    return tuple(n for key, n in last.items() if known.get(key) is None)
 
 
 def look_around(session: Session) -> str:
@@ -196,7 +185,7 @@ def explore(session: Session) -> str:
         if plan.max_trials is not None and n_trials >= plan.max_trials:
             return f"{n_trials} trials, as many as were asked for"
         if proposals.exhausted():
-            return _all_known(session)
+            return all_known(session)
         if skips >= SKIPS_IN_A_ROW:
             return f"{NO_TIME}: the last {skips} proposals were too dear"
         left_s = plan.budget.left_s()
@@ -226,17 +215,17 @@ def explore(session: Session) -> str:
         params = proposals.complete(chosen)
         if key_of(params) in proposals.known:
             duplicates += 1
-            _tell_duplicate(session, number, proposals.known[key_of(params)])
+            tell_duplicate(session, number, proposals.known[key_of(params)])
             continue
         if left_out := vetoed(session, params):
             duplicates += 1  # nothing was learned from it: after some of them, a random configuration is tried
-            _leave_out(session, number, left_out)
+            leave_out(session, number, left_out)
             continue
         duplicates = 0
         price_s = session.price_s(params, warm=True)
         if price_s > limit_s:
             skips += 1
-            _skip(session, number, params, price_s, left_s, room_s)
+            skip(session, number, params, price_s, left_s, room_s)
             continue
         skips = 0
         n_since_sentinel += 1
@@ -255,44 +244,6 @@ def explore(session: Session) -> str:
         session.tell(ran)
         if ran.result.outcome is Outcome.MISMATCH:
             proposals.add_effective(params, ran.result)
-
-
-def _all_known(session: Session) -> str:
-    """Why nothing is left to try."""
-    left = [n for n in _never_tried(session) if n.reason != NOT_RECORDED]
-    n_oom = sum(n.predicted_oom for n in left)
-    if not left:
-        return "every configuration was measured"
-    if not n_oom:
-        return "only dear configurations are left"
-    return f"only configurations that would run out of memory{' or are dear' if n_oom < len(left) else ''} are left"
-
-
-def _tell_duplicate(session: Session, number: int, original: int | None) -> None:
-    """Tell a known configuration's value again, so that the sampler sees that its proposal was heard."""
-    if original is None:
-        session.study.skip(number, "left out before")
-        return
-    ran = next(r for r in session.ran if r.number == original)
-    session.study.tell(number, ran.result, ran.value, duplicate_of=original)
-
-
-def _skip(session: Session, number: int, params: Params, price_s: float, left_s: float, room_s: float) -> None:
-    """Leave out a configuration for its price."""
-    if price_s > room_s:
-        reason = f"would take {price_s:.0f} s; {max(0.0, room_s):.0f} s are left before the finalists"
-    else:
-        reason = f"would take {price_s:.0f} s, more than {SHARE_OF_LEFT:.0%} of the {left_s:.0f} s left"
-    _leave_out(session, number, NotTried(params=params, price_s=price_s, reason=reason))
-
-
-def _leave_out(session: Session, number: int, not_tried: NotTried) -> None:
-    """List a configuration as not tried; one that would run out of memory is told as one that did."""
-    assert session.proposals is not None
-    session.not_tried.append(not_tried)
-    session.proposals.known[key_of(not_tried.params)] = None
-    session.study.skip(number, not_tried.reason, feasible=not not_tried.predicted_oom)
-    session.emit(TrialSkipped(t_s=session.t_s, not_tried=not_tried))
 
 
 def _reserve_s(session: Session) -> float:
