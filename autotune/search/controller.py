@@ -28,7 +28,7 @@ from autotune.search.ran import Ran
 from autotune.search.records import records_of
 from autotune.search.resume import open_study, restore
 from autotune.search.session import COMPILE_LIMIT_S, Session
-from autotune.search.situation import Proposal, situation_of
+from autotune.search.situation import situation_of
 from autotune.search.stopping import Stopping
 from autotune.search.strategies import STRATEGIES, check_strategy
 from autotune.search.study import writing_study
@@ -204,9 +204,8 @@ def explore(session: Session) -> str:
             if unseen is None:
                 return "every configuration was measured"
             proposals.queue.append(unseen)
-        proposal = Proposal()
+        proposal = propose(situation_of(session))
         if not proposals.queue:
-            proposal = propose(situation_of(session))
             job_s = session.best().value if plan.info.objective == "job_time" else None
             why = stopping.why(proposal, n_trials=n_trials, price_s=ordinary_s, job_s=job_s)
             if why is not None:
@@ -217,7 +216,7 @@ def explore(session: Session) -> str:
             duplicates += 1
             tell_duplicate(session, number, proposals.known[key_of(params)])
             continue
-        if left_out := vetoed(session, params):
+        if left_out := vetoed(session, params, proposal):
             duplicates += 1  # nothing was learned from it: after some of them, a random configuration is tried
             leave_out(session, number, left_out)
             continue

@@ -55,7 +55,7 @@ def propose(s: Situation) -> Proposal:
     mind = Mind(s, observations)
     candidates = mind.candidates()
     if not candidates:
-        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
+        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
     forecast = mind.model.forecast(candidates)
     fits = mind.fits(forecast)
     worth = np.where(fits >= FITS, mind.improvement(candidates, forecast) * fits, -1.0)
@@ -64,7 +64,7 @@ def propose(s: Situation) -> Proposal:
     order = np.argsort(-worth / np.maximum(price, 1e-3) ** power)
     chosen = next((candidates[i] for i in order if worth[i] >= 0 and not s.why_not(candidates[i])), None)
     if chosen is None:
-        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess)
+        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
     n, misfit = s.n_trials, mind.model.misfit_frac
     hedged = n >= HEDGE_FROM and n % (2 if misfit >= LARGE_MISFIT else HEDGE_EVERY) == 0
     return Proposal(
@@ -73,6 +73,7 @@ def propose(s: Situation) -> Proposal:
         gain_frac=float(worth.max()),
         misfit_frac=misfit,
         guess=mind.guess,
+        oom=mind.oom,
     )
 
 
@@ -174,6 +175,10 @@ class Mind:
             hi=value * math.exp(half),
             mem_bytes=math.exp(forecast.log_mem_bytes[0]) if self.model.knows_memory else None,
         )
+
+    def oom(self, params: Params) -> float:
+        """Probability that it does not fit."""
+        return 1.0 - float(self.fits(self.model.forecast([params]))[0])
 
     def candidates(self) -> list[Params]:
         """Configurations that nobody has tried, spelled as they would run."""

@@ -62,6 +62,7 @@ class Proposal:
             None: no opinion.
         misfit_frac: how far the model that says so has been from what was measured.
         guess: what the model expects of any configuration; None: there is no model.
+        oom: how probable the model holds it that a configuration runs out of memory; None: there is no model.
     """
 
     params: Params | None = None
@@ -69,6 +70,7 @@ class Proposal:
     gain_frac: float | None = None
     misfit_frac: float = 0.0
     guess: Callable[[Params], Guess] | None = None
+    oom: Callable[[Params], float] | None = None
 
     @property
     def asked(self) -> Params | None:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,24 @@ from studies import World, study
 from tables import figure, tables
 
 from autotune.contract import SegmentSettings
+from autotune.recording import Recording, read_recording
 
 SEGMENT = SegmentSettings(warmup_s=5.0, measure_s=15.0, measure_cap_s=40.0)
 RECORDED = Path(__file__).parents[2] / "data"
 CACHE = Path.home() / ".cache" / "autotune" / "bench"
 
 
+@cache
+def _recording(path: str) -> Recording:
+    return read_recording(path)
+
+
 def world_of(name: str, seed: int) -> World:
     """A recorded table below tests/data, or a simulated machine: each seed another one."""
     if (RECORDED / name / "table.json").exists():
-        from recorded import Recorded
+        from recorded import RecordedWorld
 
-        return Recorded(RECORDED / name, seed=seed)
+        return RecordedWorld(_recording(str(RECORDED / name)), seed)
     from worlds import World as Simulated
 
     return Simulated(name, seed, study_seed=seed, cache=CACHE)
