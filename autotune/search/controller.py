@@ -28,7 +28,7 @@ from autotune.search.ran import Ran
 from autotune.search.records import records_of
 from autotune.search.resume import open_study, restore
 from autotune.search.session import COMPILE_LIMIT_S, Session
-from autotune.search.situation import situation_of
+from autotune.search.situation import LARGE_MISFIT, situation_of
 from autotune.search.stopping import Stopping
 from autotune.search.strategies import STRATEGIES, check_strategy
 from autotune.search.study import writing_study
@@ -132,6 +132,9 @@ def _conclude(
 ) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
+    if session.misfit_frac >= LARGE_MISFIT:
+        off = f"the model that chose what to try is {session.misfit_frac:.0%} off on this machine"
+        session.notes.append(f"{off}: every second trial was the sampler's")
     not_tried = never_tried(session)
     summary = Summary(
         stopped_because=stopped_because,
@@ -205,6 +208,7 @@ def explore(session: Session) -> str:
                 return "every configuration was measured"
             proposals.queue.append(unseen)
         proposal = propose(situation_of(session))
+        session.misfit_frac = proposal.misfit_frac
         if not proposals.queue:
             job_s = session.best().value if plan.info.objective == "job_time" else None
             why = stopping.why(proposal, n_trials=n_trials, price_s=ordinary_s, job_s=job_s)

@@ -23,7 +23,7 @@ from autotune.search.inert import frozen
 from autotune.search.model import Forecast, Observation, Surrogate
 from autotune.search.observations import backward_per_forward, exchange_frac, observe, pooled_noise
 from autotune.search.proposals import key_of
-from autotune.search.situation import Proposal, Situation
+from autotune.search.situation import LARGE_MISFIT, Proposal, Situation
 from autotune.space.knobs import COMMUNICATION
 
 FITS: Final = 0.9
@@ -35,8 +35,6 @@ COOL: Final = 24
 HEDGE_FROM: Final = 8
 HEDGE_EVERY: Final = 4
 """Every so many trials the sampler has its turn: the formula may be wrong."""
-LARGE_MISFIT: Final = 0.06
-"""Where the formula is that far off, the sampler has every second one."""
 SHAPES: Final = ("amp", "compile", "channels_last", "activation_memory_budget")
 """Moved together with the batch."""
 TOP: Final = 6

@@ -56,6 +56,7 @@ class Session:
         proposals: what may be tried, once the baseline has run.
         stopped_because: why the loop ended, once it has.
         failed: keys of winners that did not live through their fresh run: nobody is handed such a configuration.
+        misfit_frac: how far off the strategy's model was when it was last asked; 0 where there is none.
     """
 
     def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
@@ -74,6 +75,7 @@ class Session:
         self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
+        self.misfit_frac = 0.0
         self.stopped_because = ""
         self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from autotune.contract import Guess, Params
 from autotune.search.price import Price
@@ -13,6 +13,9 @@ from autotune.search.ran import Ran
 
 if TYPE_CHECKING:
     from autotune.search.session import Session
+
+LARGE_MISFIT: Final = 0.06
+"""Where a model is that far off, the sampler has every second trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
