@@ -46,13 +46,14 @@ def describe(path: str) -> str:
     good = {frac: sum(rate >= (1 - frac) * top for rate in known) for frac in FRACS}
     baseline = recording.truth(recording.baseline) or float("nan")
     times = [r.result.took_s for runs in recording.cells.values() for r in runs]
+    changes = ", ".join(f"{k}={v}" for k, v in best.items() if v != recording.baseline.get(k))
     lines = [
         f"### {recording.name}",
         f"{n} configurations measured of {len(rates)}, {len(times)} runs of {fmean(times):.1f} s; fewest runs a cell: "
         f"{min(len(runs) for runs in recording.cells.values())}",
-        f"best {top:.1f} images/s: { ({k: v for k, v in best.items() if v != recording.baseline.get(k)}) }; the baseline "
+        f"best {top:.1f} images/s with {changes}; the baseline "
         f"{baseline:.1f} ({baseline / top:.0%}), the median {sorted(known)[n // 2] / top:.0%} of it",
-        f"a run differs by {noise[0]:.1%} (sd, {noise[1]} degrees of freedom), a mean of two by {noise[0] / 2**0.5:.1%}",
+        f"a run differs by {noise[0]:.1%} (sd, df {noise[1]}), a mean of two by {noise[0] / sqrt(2):.1%}",
         "within " + ", ".join(f"{frac:.0%}: {k} ({k / n:.1%})" for frac, k in good.items()),
         "random is within 2 % after "
         + ", ".join(f"{k}: {random_curve(n, good[0.02], k):.0%}" for k in DRAWS if k <= n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +23,12 @@ from autotune.machine.memory import MemoryLimit
 from autotune.search.budget import Budget
 from autotune.search.in_memory import study_in_memory
 from autotune.search.plan import Plan, Watch
+from autotune.search.posterior import fit
+from autotune.search.proposals import key_of
 from autotune.search.session import Session
 
 FOR_EVER_S = 1e9
+AT = (5, 10, 20, 30, 40)
 
 
 class World(Protocol):
@@ -130,16 +134,31 @@ def study(
 
 
 def row_of(session: Session, world: World, best_rate: float) -> dict[str, Any]:
-    """What the incumbents, chosen by their measured value, were really worth."""
-    share, at_s, value, n_oom, kept = [], [], None, 0, 0.0
-    for ran in session.ran:
+    """What the incumbents were really worth: chosen by their lowest measured value, after each trial, and by posterior
+    mean (search/posterior.py: as the product chooses its finalists), after AT trials.
+    """
+    assert session.baseline is not None
+    share, at_s, believed, value, n_oom, kept = [], [], {}, None, 0, 0.0
+    for i, ran in enumerate(session.ran):
         result = ran.result
-        first = session.baseline is not None and ran.number == session.baseline.number
-        if result.role != "trial" and not first:
+        if result.role != "trial" and ran.number != session.baseline.number:
             continue
         n_oom += result.outcome is Outcome.OOM
         if result.outcome.measured and ran.value is not None and (value is None or ran.value < value):
             value, kept = ran.value, world.true_rate(result.params) / best_rate
+        if len(share) in AT:
+            believed[str(len(share))] = round(_believed(session, i + 1, world) / best_rate, 5)
         share.append(round(kept, 5))
         at_s.append(round(result.started_s + result.took_s, 1))
-    return {"share": share, "at_s": at_s, "n_oom": n_oom, "stopped": session.stopped_because}
+    believed["end"] = round(_believed(session, len(session.ran), world) / best_rate, 5)
+    row = {"share": share, "believed": believed, "at_s": at_s, "n_oom": n_oom}
+    return row | {"stopped": session.stopped_because}
+
+
+def _believed(session: Session, n: int, world: World) -> float:
+    """True rate of the configuration of the best posterior mean, had the search ended after its first n runs."""
+    part = copy.copy(session)
+    part.ran = session.ran[:n]
+    means = fit(part).means
+    by_key = {key_of(r.result.params): r.result.params for r in part.ran if r.result.role in ("trial", "baseline")}
+    return world.true_rate(by_key[min((k for k in means if k in by_key), key=lambda k: means[k])])

@@ -27,6 +27,7 @@ def tables(rows: list[Row]) -> str:
 def _head() -> str:
     columns = [
         "strategy", "studies", f"within 5 % at {_list(AT)} trials", f"2 % at {_list(AT)}", f"1 % at {_list(AT)}",
+        f"2 % at {_list(AT)}, by posterior mean",
         f"2 % within {_list(MINUTES)} min", "median min to 2 %", "OOM a study (most)", "mean share at 20/40",
         "trials", "controller ms a trial",
     ]  # fmt: skip
@@ -48,6 +49,7 @@ def _table(rows: list[Row]) -> str:
             name,
             str(len(mine)),
             *(" / ".join(f"{100 * within(mine, frac, at):.0f}" for at in AT) for frac in (0.05, 0.02, 0.01)),
+            " / ".join(f"{100 * fmean(believed(r, at) >= 0.98 for r in mine):.0f}" for at in AT),
             " / ".join(f"{100 * fmean(share_at(r, 60 * m) >= 0.98 for r in mine):.0f}" for m in MINUTES),
             _minutes(median(seconds_to(r, 0.02) for r in mine)),
             f"{fmean(r['n_oom'] for r in mine):.1f} ({max(r['n_oom'] for r in mine)})",
@@ -68,6 +70,12 @@ def after(row: Row, n_trials: int) -> float:
     """The incumbent's true share of the best after so many trials; a search that has ended keeps it."""
     share: list[float] = row["share"]
     return share[min(n_trials, len(share) - 1)]
+
+
+def believed(row: Row, n_trials: int) -> float:
+    """The same where the incumbent is chosen by its posterior mean."""
+    found: float = row["believed"].get(str(n_trials), row["believed"]["end"])
+    return found
 
 
 def share_at(row: Row, seconds: float) -> float:
