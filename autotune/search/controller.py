@@ -207,11 +207,12 @@ def explore(session: Session) -> str:
             if unseen is None:
                 return "every configuration was measured"
             proposals.queue.append(unseen)
-        proposal = propose(situation_of(session))
+        situation = situation_of(session)
+        proposal = propose(situation)
         session.misfit_frac = proposal.misfit_frac
         if not proposals.queue:
             job_s = session.best().value if plan.info.objective == "job_time" else None
-            why = stopping.why(proposal, n_trials=n_trials, price_s=ordinary_s, job_s=job_s)
+            why = stopping.why(proposal, n_trials=situation.n_trials, price_s=ordinary_s, job_s=job_s)
             if why is not None:
                 return why
         number, chosen = study.ask(proposals.queue.popleft() if proposals.queue else proposal.asked)

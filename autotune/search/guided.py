@@ -68,7 +68,8 @@ def propose(s: Situation) -> Proposal:
     return Proposal(
         params=None if hedged else chosen,
         fixed=mind.fixed if hedged else {},
-        gain_frac=float(worth.max()),
+        # Of what may be tried: what is refused stays unknown, and would promise its gain for ever.
+        gain_frac=next(float(worth[i]) for i in np.argsort(-worth) if not s.why_not(candidates[i])),
         misfit_frac=misfit,
         guess=mind.guess,
         oom=mind.oom,

@@ -23,6 +23,8 @@ class Stopping:
 
     n_small: int = 0
     n_unpaid: int = 0
+    n_seen: int = -1
+    """Search trials when the last opinion was counted: without another trial it is the same opinion again."""
 
     def why(self, proposal: Proposal, *, n_trials: int, price_s: float, job_s: float | None) -> str | None:
         """Why the search should end, in words, with what it would cost to go on; None: it should not.
@@ -37,8 +39,9 @@ class Stopping:
             return None
         gain = proposal.gain_frac
         small = GAIN_FRAC * min(1.0, TRUSTED_MISFIT_FRAC / max(proposal.misfit_frac, 1e-9))
-        self.n_small = self.n_small + 1 if gain < small else 0
-        self.n_unpaid = self.n_unpaid + 1 if job_s is not None and gain * job_s < price_s else 0
+        new, self.n_seen = int(n_trials != self.n_seen), n_trials
+        self.n_small = self.n_small + new if gain < small else 0
+        self.n_unpaid = self.n_unpaid + new if job_s is not None and gain * job_s < price_s else 0
         cost = f"to go on costs about {price_s:.0f} s a trial"
         if self.n_small >= IN_A_ROW and n_trials >= MIN_TRIALS:
             return (

@@ -13,6 +13,7 @@ from autotune.contract import (
     TRIALS_CSV_COLUMNS,
     Finalist,
     Gpu,
+    Guess,
     Machine,
     NotTried,
     Outcome,
@@ -26,6 +27,7 @@ from autotune.contract import (
     TrialEnded,
     TrialResult,
     TrialSpec,
+    TrialStarted,
     Verdict,
     to_dict,
     write_json,
@@ -203,8 +205,9 @@ def make_run(
     results: list[TrialResult] | None = None,
     info: dict[str, Any] | None = None,
     ended: bool = True,
+    guesses: dict[int, Guess] | None = None,
 ) -> RunDir:
-    """A run folder; `failures` maps a trial's number to how it failed."""
+    """A run folder; `failures` maps a trial's number to how it failed, `guesses` to what a model expected of it."""
     run = RunDir(folder)
     run.trials.mkdir(parents=True)
     gpus = (Gpu(index=0, uuid="GPU-1", name="H100 80GB", mem_bytes=80 * GIB),) if gpu else ()
@@ -289,6 +292,8 @@ def make_run(
         )
         write_json(run.summary, concluded)
     events: list[Any] = [RunStarted(t_s=0.0, headline="a demo", folder=str(folder), budget_s=300.0)]
+    for number, guess in (guesses or {}).items():
+        events.append(TrialStarted(t_s=5.0, number=number, role="trial", changes={}, price_s=18.0, guess=guess))
     events += [TrialEnded(t_s=r.started_s + r.took_s, changes={}, result=r) for r in results]
     if ended:
         events.append(
@@ -298,6 +303,16 @@ def make_run(
         )
     run.events.write_text("".join(json.dumps(to_dict(e)) + "\n" for e in events), encoding="utf-8")
     return run
+
+
+def guesses_of(results: Sequence[TrialResult]) -> dict[int, Guess]:
+    """What a model that is 5 % off, and knows it, expected of the search trials: seconds of the job."""
+    found = {}
+    for r in results:
+        if r.role == "trial":
+            job_s = 30 + N_IMAGES / speed_of(r.params) * 1.05
+            found[r.number] = Guess(value=job_s, lo=job_s * 0.9, hi=job_s * 1.1, mem_bytes=2.2 * GIB)
+    return found
 
 
 ALL_FAILURES = {
@@ -328,6 +343,7 @@ EDGE_RUNS: dict[str, Callable[[Path], RunDir]] = {
     ),
     "losses": lambda p: make_run(p, results=with_losses(default_results(6, {}))),
     "images_per_s": lambda p: make_run(p, info={"objective": "images_per_s"}),
+    "guesses": lambda p: make_run(p, 20, failures=ALL_FAILURES, guesses=guesses_of(default_results(20, {}))),
     "no_job_time": lambda p: make_run(p, results=[replace(result_of(n), job_s=None) for n in range(6)]),
     "no_intervals": lambda p: make_run(
         p, results=[replace(result_of(n), ci95_lo=None, ci95_hi=None, peak_mem_bytes=()) for n in range(4)]

@@ -15,6 +15,7 @@ from .conftest import (
     ALL_FAILURES,
     BASE,
     default_results,
+    guesses_of,
     make_run,
     params_of,
     probe_of,
@@ -45,7 +46,7 @@ def test_every_figure_is_drawn_or_says_why(edge_run: RunDir) -> None:
 
 def test_a_whole_run_draws_everything(tmp_path: Path) -> None:
     results = with_probes(default_results(20, ALL_FAILURES))
-    folder = make_run(tmp_path / "r", results=results)
+    folder = make_run(tmp_path / "r", results=results, guesses=guesses_of(results))
     folder.trial(0).samples.write_text(",".join(sample_columns(0)) + "\n" + ",".join(["1"] * len(sample_columns(0))))
     run = with_ablation(load_run(folder.path))
     assert [name for name, draw in FIGURES.items() if not draw(run).drawn] == ["ranks"]

@@ -411,7 +411,9 @@ def test_when_the_runner_up_fails_too_nothing_is_claimed(tmp_path):
     assert summary.verdict.finalists == ()
 
 
-@pytest.mark.parametrize(("strategy", "objective"), [("tpe", "images_per_s"), ("random", "job_time")])
+@pytest.mark.parametrize(
+    ("strategy", "objective"), [("structured", "images_per_s"), ("tpe", "images_per_s"), ("random", "job_time")]
+)
 def test_same_seed_same_search(tmp_path, strategy, objective):
     info = make_info(strategy=strategy, objective=objective, seed=3)
     a, first, _ = run(tmp_path / "a", info=info, budget_s=200.0)

@@ -21,7 +21,7 @@ def in_memory(tmp_path, *, trainer_args=None, observers=(), **plan_args):
     return study_in_memory(plan, trainer, observers), trainer
 
 
-@pytest.mark.parametrize("strategy", ["tpe", "random", "simple"])
+@pytest.mark.parametrize("strategy", ["structured", "tpe", "random", "simple"])
 def test_the_same_seed_tries_the_same_in_memory_and_in_a_folder(tmp_path, strategy):
     def oom(spec):
         return Outcome.OOM if spec.params["batch_per_gpu"] == 64 and spec.params["workers"] == 2 else None
@@ -38,7 +38,7 @@ def test_the_same_seed_tries_the_same_in_memory_and_in_a_folder(tmp_path, strate
         study.close()
     assert session.stopped_because == stopped
     tried = [(s.number, s.role, s.params) for s in trainer.specs]
-    assert len(tried) > 15
+    assert len(tried) > (8 if strategy == "structured" else 15), "its model may end it"
     assert tried == [(s.number, s.role, s.params) for s in kept.specs]
     assert {int(p.name) for p in plan.run_dir.trials.iterdir()} == {number for number, *_ in tried}
     assert list((tmp_path / "nothing").iterdir()) == [], "nothing was written"

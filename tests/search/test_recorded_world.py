@@ -58,7 +58,7 @@ def test_the_interface_of_a_world(recording) -> None:
     assert world.canonical(dict(best)) == best
 
 
-@pytest.mark.parametrize("strategy", ["tpe", "simple", "grid"])
+@pytest.mark.parametrize("strategy", ["structured", "tpe", "simple", "grid"])
 def test_a_study_finds_the_best_on_the_tables_clock(recording, strategy) -> None:
     world = RecordedWorld(recording, seed=1)
     session = study(world, strategy=strategy)

@@ -14,6 +14,7 @@ from autotune.search.budget import Budget
 from autotune.search.controller import search
 from autotune.search.past import DIED, mend_journal, read_events, read_past
 from autotune.search.proposals import key_of
+from autotune.search.stopping import MIN_TRIALS
 
 MOMENTS = (
     ("trial_started", "baseline", 1),
@@ -161,6 +162,37 @@ def test_one_hour_more(deaths, tmp_path):
     assert heard[1].changes
     assert all(e.t_s >= past.elapsed_s for e in shown)
     assert read_json(folder / "summary.json", Summary) == summary
+
+
+def test_a_model_goes_on_from_all_that_was_measured(tmp_path):
+    """It expects the right thing of the very first trial, and may end the search by what the earlier part has tried."""
+    info = make_info(strategy="structured", objective="images_per_s")
+    folder = died(tmp_path, "trial_ended", "trial", 6, info=info)
+    heard = []
+    _, trainer, _ = go_on(folder, observers=[heard.append])
+    tried = Counter(key_of(r.params) for r in results_of(folder).values() if r.role == "trial")
+    assert set(tried.values()) == {1}
+    assert any(s.role == "trial" for s in trainer.specs)
+    first = next(e for e in heard if e.kind == "trial_started" and e.role == "trial")
+    value = 1 / results_of(folder)[first.number].images_per_s
+    assert first.guess.value == pytest.approx(value, rel=0.3)
+
+
+def test_a_model_may_end_it_by_the_trials_of_both_parts(tmp_path):
+    domain = {
+        "torch_threads": (1, 2),
+        "batch_per_gpu": (16, 32, 64),
+        "workers": (0, 1, 2),
+        "channels_last": (False, True),
+    }
+    info = make_info(strategy="structured", objective="images_per_s", budget_s=700.0)
+    first = FakeSpace(domain)
+    folder = died(tmp_path, "trial_ended", "finalist", 2, space=first, info=info, budget_s=700.0)
+    n_before = sum(r.role == "trial" for r in results_of(folder).values())
+    assert n_before >= MIN_TRIALS, "enough for a model to say so"
+    summary, trainer, _ = go_on(folder, space=FakeSpace(domain), budget_s=900.0)
+    assert "to go on costs about" in summary.stopped_because
+    assert sum(s.role == "trial" for s in trainer.specs) < MIN_TRIALS
 
 
 def test_the_accuracy_of_an_earlier_part_stays_in_the_ledger(deaths, tmp_path):

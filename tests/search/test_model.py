@@ -1,0 +1,204 @@
+"""Does the surrogate find out what a machine is like, and does it know how far it may be believed?"""
+
+import math
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.search.effects import encode
+from autotune.search.formula import N_OWN, Formula, Setting
+from autotune.search.least_squares import maximise
+from autotune.search.model import Observation, Surrogate, similarity
+
+GIB = 2**30
+DOMAIN = {
+    "batch_per_gpu": (4, 8, 16, 32, 64),
+    "workers": (0, 2, 4, 8),
+    "amp": (True, False),
+    "compile": (False, "default"),
+    "channels_last": (False, True),
+    "cudnn_benchmark": (False, True),
+    "cache": (False, "ram", "disk"),
+    "log_every": (1, 10, 50),
+    "nobody_knows_it": ("a", "b", "c"),
+}
+BASELINE = {name: values[0] for name, values in DOMAIN.items()} | {"batch_per_gpu": 16, "workers": 4}
+RANKS = {1: frozenset(), 4: frozenset({"nobody_knows_it"})}
+
+
+class FormulaWorld:
+    """A machine that is exactly what the formula says, but for noise, and for what `broken` adds."""
+
+    def __init__(self, seed, *, n_ranks=1, noise=0.02, broken=0.0, image_bytes=GIB // 8):
+        self.rng = np.random.default_rng(seed)
+        self.encoding = encode(DOMAIN, BASELINE, RANKS[n_ranks])
+        self.setting = Setting(n_ranks=n_ranks, n_cores=8.0, limit_bytes=64 * GIB)
+        self.formula = Formula(self.encoding, replace(self.setting, batch=16.0, workers=4.0))
+        own = [4e-3, 8.0, 2.0, 8e-3, math.exp(0.85), 6.0, 0.02, 2 * GIB, image_bytes, math.exp(0.2)]
+        effects = self.encoding.mean + 0.7 * self.encoding.sd * self.rng.standard_normal(len(self.encoding.mean))
+        self.theta = np.concatenate([np.log(own), effects])
+        self.noise, self.broken, self.seed = noise, broken, seed
+
+    def draw(self, n):
+        rows = self.rng.integers(0, [len(v) for v in self.encoding.values], (n, len(self.encoding.values)))
+        return [self.encoding.params(row) for row in np.unique(rows, axis=0)]
+
+    def outputs(self, configurations):
+        x = self.formula.see(self.encoding.rows(configurations))
+        return self.formula.outputs(self.theta[None], x)[:, 0], x
+
+    def truth(self, configurations):
+        """Log seconds per image."""
+        out, x = self.outputs(configurations)
+        odd = [np.random.default_rng(zlib.crc32(repr((p, self.seed)).encode())).normal() for p in configurations]
+        return out[0] - x.log_batch - math.log(self.setting.n_ranks) + self.broken * np.array(odd)
+
+    def observe(self, configurations):
+        out, _ = self.outputs(configurations)
+        y = self.truth(configurations) + self.noise * self.rng.standard_normal(len(configurations))
+        wait = 1 - np.exp(out[1] - out[0])
+        share = np.exp(out[4] - out[0]) if self.setting.n_ranks > 1 else [None] * len(y)
+        return [
+            Observation(params=p, image_s=math.exp(v), wait_frac=w, mem_bytes=math.exp(m), exchange_frac=e)
+            for p, v, w, m, e in zip(configurations, y, wait, out[3], share, strict=True)
+        ]
+
+    def fitted(self, n, *, extra=()):
+        seen = self.observe([BASELINE, *self.draw(n - 1)])
+        return Surrogate(self.encoding, self.setting, [*seen, *extra])
+
+
+@pytest.mark.parametrize("n_ranks", [1, 4])
+def test_recovers_a_world_that_is_as_the_formula_says(n_ranks):
+    errors, z, memory, spread = [], [], [], []
+    for seed in range(4):
+        world = FormulaWorld(seed, n_ranks=n_ranks)
+        model = world.fitted(30)
+        held_out = world.draw(200)
+        truth, forecast = world.truth(held_out), model.forecast(held_out)
+        errors.append(np.sqrt(np.mean((truth - forecast.log_image_s) ** 2)))
+        z.append(np.mean(((truth - forecast.log_image_s) / forecast.sd) ** 2))
+        memory.append(np.abs(world.outputs(held_out)[0][3] - forecast.log_mem_bytes).mean())
+        spread.append(truth.std())
+        assert model.knows_memory
+    assert np.mean(errors) < 0.08, errors
+    assert np.mean(errors) < 0.2 * np.mean(spread), "the prior alone does not do that"
+    assert 0.3 < np.mean(z) < 2.5, "its intervals are as wide as it is wrong"
+    assert np.mean(memory) < 0.03
+
+
+def test_more_trials_leave_less_open():
+    world = FormulaWorld(5)
+    few, many = world.fitted(6), world.fitted(40)
+    held_out = world.draw(100)
+    error = [np.abs(m.forecast(held_out).log_image_s - world.truth(held_out)).mean() for m in (few, many)]
+    assert error[1] < error[0]
+    assert many.forecast(held_out).sd.mean() < 0.7 * few.forecast(held_out).sd.mean()
+
+
+def test_knows_whether_the_loader_decides():
+    world = FormulaWorld(1)
+    model = world.fitted(40)
+    held_out = [p for p in world.draw(100) if p["workers"]]
+    out, _ = world.outputs(held_out)
+    says, is_so = model.forecast(held_out).log_data_share > 0, out[2] > out[1]
+    clear = np.abs(out[2] - out[1]) > 0.3
+    assert clear.sum() > 20
+    assert (says == is_so)[clear].mean() > 0.9
+
+
+def test_an_oom_raises_what_is_expected_of_memory_to_the_limit():
+    """The peaks that were seen, all with amp, promise that it fits without as well; it does not."""
+    world = FormulaWorld(2, image_bytes=GIB // 4)
+    seen = world.observe([{**BASELINE, "batch_per_gpu": b} for b in (16, 8, 32)])
+    big = {**BASELINE, "batch_per_gpu": 64, "amp": False}
+    expected = Surrogate(world.encoding, world.setting, seen).forecast([big]).log_mem_bytes[0]
+    setting = replace(world.setting, limit_bytes=math.exp(expected + 0.25))
+    before = Surrogate(world.encoding, setting, seen).forecast([big])
+    assert before.log_mem_bytes[0] == pytest.approx(expected, abs=0.01)
+    lost = [*seen, Observation(params=big, oom=True)]
+    after = Surrogate(world.encoding, setting, lost).forecast([big, {**big, "batch_per_gpu": 32}])
+    assert after.log_mem_bytes[0] > math.log(0.98 * setting.limit_bytes)
+    assert after.log_mem_bytes[1] < after.log_mem_bytes[0] - 0.3, "half of it may still fit"
+    unlimited = Surrogate(world.encoding, replace(setting, limit_bytes=None), lost).forecast([big])
+    assert unlimited.log_mem_bytes[0] == pytest.approx(expected, abs=0.01), "where no limit is known it says nothing"
+
+
+def test_one_outlier_moves_it_little():
+    world = FormulaWorld(3)
+    seen = world.observe([BASELINE, *world.draw(24)])
+    odd = [*seen[:-1], replace(seen[-1], image_s=3 * (seen[-1].image_s or 1.0))]
+    held_out = world.draw(200)
+    sane, moved = (Surrogate(world.encoding, world.setting, s).forecast(held_out).log_image_s for s in (seen, odd))
+    assert np.median(np.abs(moved - sane)) < 0.1 * math.log(3)
+
+
+def test_its_misfit_grows_where_the_truth_is_no_formula():
+    misfit = {}
+    for broken in (0.0, 0.2):
+        models = [FormulaWorld(seed, broken=broken).fitted(40) for seed in range(3)]
+        misfit[broken] = np.mean([m.misfit_frac for m in models])
+        sd = np.mean([m.forecast(m.encoding and [BASELINE | {"batch_per_gpu": 64}]).sd for m in models])
+        misfit[broken, "sd"] = sd
+    assert misfit[0.2] > 2 * misfit[0.0]
+    assert misfit[0.2, "sd"] > 2 * misfit[0.0, "sd"], "and so do its intervals"
+
+
+def test_what_was_measured_is_believed_more_than_the_formula():
+    world = FormulaWorld(4, broken=0.2)
+    configurations = [BASELINE, *world.draw(39)]
+    model = Surrogate(world.encoding, world.setting, world.observe(configurations))
+    x = world.encoding.rows(configurations)
+    formula = model.by_formula(model.theta[None], x)[0][0]
+    truth = world.truth(configurations)
+    by_all = np.abs(model.forecast(configurations).log_image_s - truth).mean()
+    assert by_all < 0.7 * np.abs(formula - truth).mean()
+
+
+def test_samples_of_the_parameters_are_as_uncertain_as_the_fit():
+    model = FormulaWorld(6).fitted(20)
+    thetas = model.draw(np.random.default_rng(0), 400)
+    held_out = FormulaWorld(6).draw(50)
+    drawn = model.by_formula(thetas, model.encoding.rows(held_out))[0]
+    spread, said = drawn.std(axis=0), model.forecast(held_out).sd
+    assert thetas.shape == (400, N_OWN + len(model.encoding.mean))
+    assert 0.3 < np.median(spread / said) < 1.5
+
+
+def test_nothing_measured_is_no_model():
+    world = FormulaWorld(0)
+    with pytest.raises(ValueError, match="nothing was measured"):
+        Surrogate(world.encoding, world.setting, [Observation(params=BASELINE, oom=True)])
+
+
+def test_one_trial_is_enough_to_begin_with():
+    world = FormulaWorld(0)
+    (only,) = world.observe([BASELINE])
+    model = Surrogate(world.encoding, world.setting, [only])
+    forecast = model.forecast([BASELINE, *world.draw(20)])
+    assert forecast.log_image_s[0] == pytest.approx(math.log(only.image_s), abs=0.1)
+    assert (forecast.sd[1:] > 2 * forecast.sd[0]).all(), "of the others it knows far less"
+    assert np.isfinite(forecast.log_mem_bytes).all()
+
+
+def test_similarity_falls_with_the_settings_that_differ():
+    rows = np.array([[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3]])
+    s = similarity(rows, rows)
+    assert (np.diag(s) == 1).all()
+    assert s == pytest.approx(s.T)
+    assert s[0, 1] > s[0, 2] > s[0, 3] > 0
+    assert s[0, 2] == pytest.approx(s[0, 1] ** 2)
+
+
+def test_maximise_is_the_ridge_where_the_model_is_a_line():
+    """With small residuals and a line, the maximum has a closed form: (X'X + S)^-1 (X'y + S m)."""
+    rng = np.random.default_rng(0)
+    x, mean, sd = rng.normal(size=(30, 4)), np.array([1.0, 0.0, -1.0, 2.0]), np.array([0.5, 1.0, 2.0, 0.1])
+    y = x @ np.array([1.2, -0.5, 0.3, 2.0]) + rng.normal(0, 0.5, 30)
+    theta, covariance = maximise(lambda t: (x @ t - y, x), mean, sd, np.zeros(4))
+    precision = np.diag(1 / sd**2)
+    inverse = np.linalg.inv(x.T @ x + precision)
+    assert theta == pytest.approx(inverse @ (x.T @ y + precision @ mean), abs=1e-3)
+    assert covariance == pytest.approx(inverse, rel=1e-6)
