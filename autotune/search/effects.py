@@ -38,18 +38,18 @@ LEVEL_SD: Final = 0.06
 
 VALUES: Final[dict[str, dict[Value, dict[Resource, Belief]]]] = {
     "amp": {
-        True: {"compute": (-0.6, 0.5), "launch": (0.05, 0.1), "memory": (-0.45, 0.2)},
-        "bf16": {"compute": (-0.6, 0.5), "launch": (0.0, 0.1), "memory": (-0.45, 0.2)},
+        True: {"compute": (-0.6, 0.4), "launch": (0.05, 0.1), "memory": (-0.45, 0.2)},
+        "bf16": {"compute": (-0.6, 0.4), "launch": (0.0, 0.1), "memory": (-0.45, 0.2)},
         False: {},
     },
     "compile": {
-        "default": {"compute": (-0.1, 0.15), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
-        "reduce-overhead": {"compute": (-0.1, 0.15), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
-        "max-autotune": {"compute": (-0.13, 0.18), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
-        "max-autotune-no-cudagraphs": {"compute": (-0.13, 0.18), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
+        "default": {"compute": (-0.1, 0.12), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
+        "reduce-overhead": {"compute": (-0.1, 0.12), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
+        "max-autotune": {"compute": (-0.13, 0.14), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
+        "max-autotune-no-cudagraphs": {"compute": (-0.13, 0.14), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
         False: {},
     },
-    "channels_last": {True: {"compute": (-0.09, 0.15), "memory": (0.0, 0.05)}, False: {}},
+    "channels_last": {True: {"compute": (-0.09, 0.13), "memory": (0.0, 0.05)}, False: {}},
     "cudnn_benchmark": {True: {"compute": (-0.03, 0.05), "memory": (0.02, 0.05)}, False: {}},
     "deterministic": {True: {}, False: {"compute": (-0.02, 0.05)}},
     "cache": {
