@@ -87,6 +87,7 @@ def _search(
     try:
         try:
             stopped = look_around(session)
+            session.phase("search", f"ended: {stopped}")
             epoch_ends.of_finalists(session, candidates_of(session))
             stage = make_stage(session, keep_s=_reserve_s(session))
             if stage is not None:

@@ -38,18 +38,18 @@ LEVEL_SD: Final = 0.06
 
 VALUES: Final[dict[str, dict[Value, dict[Resource, Belief]]]] = {
     "amp": {
-        True: {"compute": (-0.6, 0.35), "launch": (0.05, 0.1), "memory": (-0.45, 0.2)},
-        "bf16": {"compute": (-0.6, 0.35), "launch": (0.0, 0.1), "memory": (-0.45, 0.2)},
+        True: {"compute": (-0.6, 0.4), "launch": (0.05, 0.1), "memory": (-0.45, 0.2)},
+        "bf16": {"compute": (-0.6, 0.4), "launch": (0.0, 0.1), "memory": (-0.45, 0.2)},
         False: {},
     },
     "compile": {
-        "default": {"compute": (-0.1, 0.1), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
-        "reduce-overhead": {"compute": (-0.1, 0.1), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
-        "max-autotune": {"compute": (-0.13, 0.12), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
-        "max-autotune-no-cudagraphs": {"compute": (-0.13, 0.12), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
+        "default": {"compute": (-0.1, 0.12), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
+        "reduce-overhead": {"compute": (-0.1, 0.12), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
+        "max-autotune": {"compute": (-0.13, 0.14), "launch": (-0.9, 0.5), "memory": (0.0, 0.2)},
+        "max-autotune-no-cudagraphs": {"compute": (-0.13, 0.14), "launch": (-0.5, 0.4), "memory": (-0.1, 0.15)},
         False: {},
     },
-    "channels_last": {True: {"compute": (-0.09, 0.12), "memory": (0.0, 0.05)}, False: {}},
+    "channels_last": {True: {"compute": (-0.09, 0.13), "memory": (0.0, 0.05)}, False: {}},
     "cudnn_benchmark": {True: {"compute": (-0.03, 0.05), "memory": (0.02, 0.05)}, False: {}},
     "deterministic": {True: {}, False: {"compute": (-0.02, 0.05)}},
     "cache": {
@@ -75,9 +75,11 @@ SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
     "nccl_ib_qps": {"exchange": (-0.1, 0.2)},
 }
 """Knob -> resource -> log factor per natural log of its value."""
-NO_EFFECT: Final = frozenset({"val_workers"})
 BUCKET: Final = "bucket_cap_mb"
-"""Its effect has no slope: small buckets begin early and cost latency, large ones end late (KNOBS 1.4)."""
+BUCKET_BELIEF: Final[dict[Resource, Belief]] = {"exchange": (0.0, 0.5), "compute": (0.0, 0.02)}
+"""Each size by itself: small buckets begin early and cost latency, large ones end late (KNOBS 1.4). A parabola in the
+log of the size found the best later (simulated, results/LOG.md)."""
+NO_EFFECT: Final = frozenset({"val_workers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ def _beliefs(name: str, values: Sequence[Value], exchanging: frozenset[str]) -> 
     if name == BATCH:  # the formula has its line; some sizes suit the kernels
         return [{"compute": (0.0 if _is_power_of_2(v) else 0.01, 0.03)} for v in values]
     if name == BUCKET:
-        return [{"exchange": (0.0, 0.5), "compute": (0.0, 0.02)} if v is not None else {} for v in values]
+        return [BUCKET_BELIEF if v is not None else {} for v in values]
     if name in NO_EFFECT:
         return [{} for _ in values]
     if name in SLOPES:

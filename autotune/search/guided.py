@@ -33,8 +33,8 @@ HEADROOM_FRAC: Final = 0.08
 COOL: Final = 24
 """Trials until the price no longer counts."""
 HEDGE_FROM: Final = 8
-HEDGE_EVERY: Final = 4
-"""Every so many trials the sampler has its turn: the formula may be wrong."""
+HEDGES: Final = ((LARGE_MISFIT, 2), (0.03, 4), (0.0, 8))
+"""(misfit from, every so many trials the sampler has its turn): the further off the formula is, the more often."""
 SHAPES: Final = ("amp", "compile", "channels_last", "activation_memory_budget")
 """Moved together with the batch."""
 TOP: Final = 6
@@ -64,7 +64,7 @@ def propose(s: Situation) -> Proposal:
     if chosen is None:
         return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
     n, misfit = s.n_trials, mind.model.misfit_frac
-    hedged = n >= HEDGE_FROM and n % (2 if misfit >= LARGE_MISFIT else HEDGE_EVERY) == 0
+    hedged = n >= HEDGE_FROM and n % next(every for least, every in HEDGES if misfit >= least) == 0
     return Proposal(
         params=None if hedged else chosen,
         fixed=mind.fixed if hedged else {},
