@@ -167,7 +167,7 @@ def test_one_hour_more(deaths, tmp_path):
 def test_a_model_goes_on_from_all_that_was_measured(tmp_path):
     """It expects the right thing of the very first trial, and may end the search by what the earlier part has tried."""
     info = make_info(strategy="structured", objective="images_per_s")
-    folder = died(tmp_path, "trial_ended", "trial", 6, info=info)
+    folder = died(tmp_path, "trial_ended", "trial", 4, info=info)
     heard = []
     _, trainer, _ = go_on(folder, observers=[heard.append])
     tried = Counter(key_of(r.params) for r in results_of(folder).values() if r.role == "trial")
