@@ -28,8 +28,6 @@ from autotune.space.knobs import COMMUNICATION
 
 FITS: Final = 0.9
 """A configuration that is less likely to fit into memory is not launched."""
-HEADROOM_FRAC: Final = 0.08
-"""Of the limit, left free (search/memory.py)."""
 COOL: Final = 24
 """Trials until the price no longer counts."""
 HEDGE_FROM: Final = 8
@@ -105,7 +103,7 @@ class Mind:
         self.model = Surrogate(self.encoding, setting, observations)
         self.rng = np.random.default_rng((s.seed, len(s.ran)))
         self.noise = pooled_noise(s.ran)
-        self._room = math.inf if s.limit_bytes is None else math.log((1 - HEADROOM_FRAC) * s.limit_bytes)
+        self._room = math.inf if s.limit_bytes is None else math.log(s.limit_bytes)
         self._job = self._shape()
         measured = {key_of(o.params): o.params for o in observations if o.image_s}
         self.measured = list(measured.values())
@@ -157,7 +155,11 @@ class Mind:
         return out
 
     def fits(self, forecast: Forecast) -> Array:
-        """Probability that each stays below the limit less HEADROOM_FRAC of it; 1 where no limit is known."""
+        """Probability that each stays below the limit; 1 where none is known.
+
+        Of the whole limit: what a trial may need and what is safe for a whole training are two questions, and the
+        certificate answers the other (search/certificates.py).
+        """
         from scipy.special import ndtr
 
         out: Array = ndtr((self._room - forecast.log_mem_bytes) / forecast.mem_sd)
