@@ -113,6 +113,20 @@ def test_proposes_what_nobody_knows_and_what_fits(tmp_path, monkeypatch, domain,
     assert len({key_of(p) for p in candidates}) == len(candidates)
 
 
+def test_what_is_not_likely_enough_to_fit_is_not_proposed_however_fast_it_is(tmp_path, monkeypatch):
+    s = situation_of(studied(tmp_path, 3, strategy="random", domain=LISTED))
+    mind = Mind(s, observe(s.ran))
+    best = propose(s)
+    cut = mind.model.forecast([best.params]).log_image_s[0] + 1e-9
+    tight = guided.FITS - 0.01
+    monkeypatch.setattr(Mind, "fits", lambda self, f: np.where(f.log_image_s <= cut, tight, 1.0))
+    other = propose(s)
+    assert mind.model.forecast([other.params]).log_image_s[0] > cut
+    assert other.gain_frac < best.gain_frac
+    monkeypatch.setattr(Mind, "fits", lambda self, f: np.full(len(f.sd), tight))
+    assert propose(s).params is None
+
+
 def test_memory_is_not_run_out_of_in_a_whole_study(tmp_path):
     """The fastest is the largest that fits."""
 
