@@ -45,7 +45,7 @@ ENUMERABLE: Final = 3000
 
 def propose(s: Situation) -> Proposal:
     """The next configuration, or None for the sampler's turn; with what the model thinks that another trial brings."""
-    observations = observe(s.ran)
+    observations = observe(s.ran, on_cpu=s.on_cpu)
     if not any(o.image_s for o in observations) or not s.proposals.domain:
         return Proposal()
     mind = Mind(s, observations)

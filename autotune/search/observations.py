@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Final
 
@@ -19,8 +18,11 @@ MOST_WITHIN_SD: Final = 0.15
 """Of a run, from its own interval: beyond that it says nothing more."""
 
 
-def observe(ran: Sequence[Ran]) -> list[Observation]:
-    """What the trials so far taught; the noise of a run is pooled over whatever ran more than once."""
+def observe(ran: Sequence[Ran], *, on_cpu: bool) -> list[Observation]:
+    """What the trials so far taught; the noise of a run is pooled over whatever ran more than once.
+
+    Of a GPU's job only the GPU's out-of-memory counts: the host's (loader workers, /dev/shm) says nothing of it.
+    """
     noise, per_forward = pooled_noise(ran), backward_per_forward(ran)
     out = []
     for r in ran:
@@ -29,7 +31,8 @@ def observe(ran: Sequence[Ran]) -> list[Observation]:
             continue
         timed = result.role != "probe" and bool(result.images_per_s)
         timed = timed and (result.outcome.measured or result.outcome is Outcome.PRUNED)
-        sd = noise
+        lost, sd = result.outcome is Outcome.OOM, noise
+        sized = bool(result.peak_mem_bytes) and result.n_steps > 0 and not lost
         if result.images_per_s and result.ci95_lo and result.ci95_lo > 0:
             sd = math.hypot(sd, min(math.log(result.images_per_s / result.ci95_lo) / 1.96, MOST_WITHIN_SD))
         if result.outcome is Outcome.PRUNED:
@@ -40,11 +43,11 @@ def observe(ran: Sequence[Ran]) -> list[Observation]:
             noise_frac=sd,
             wait_frac=result.wait_frac if timed else None,
             exchange_frac=exchange_frac(result, per_forward) if timed else None,
-            mem_bytes=float(max(result.peak_mem_bytes)) if result.peak_mem_bytes and result.n_steps else None,
-            oom=result.outcome is Outcome.OOM,
+            mem_bytes=float(max(result.peak_mem_bytes)) if sized else None,
+            oom=lost and (on_cpu or "GPU" in (result.error or "")),
         )
         if seen.image_s or seen.mem_bytes or seen.oom:
-            out.append(replace(seen, mem_bytes=None) if seen.oom else seen)
+            out.append(seen)
     return out
 
 

@@ -102,7 +102,7 @@ def test_proposes_what_nobody_knows_and_what_fits(tmp_path, monkeypatch, domain,
     memory = {"limit_bytes": 5 * GIB, "needs": needs, "has_bytes": 5 * GIB}
     session = studied(tmp_path, n_trials, strategy="random", domain=domain, **memory)
     s = situation_of(session)
-    proposal, mind = propose(s), Mind(s, observe(s.ran))
+    proposal, mind = propose(s), Mind(s, observe(s.ran, on_cpu=True))
     assert proposal.params is not None
     assert key_of(proposal.params) not in s.proposals.known
     assert key_of(proposal.params) == key_of(s.proposals.complete(proposal.params)), "in its one spelling"
@@ -115,7 +115,7 @@ def test_proposes_what_nobody_knows_and_what_fits(tmp_path, monkeypatch, domain,
 
 def test_what_is_not_likely_enough_to_fit_is_not_proposed_however_fast_it_is(tmp_path, monkeypatch):
     s = situation_of(studied(tmp_path, 3, strategy="random", domain=LISTED))
-    mind = Mind(s, observe(s.ran))
+    mind = Mind(s, observe(s.ran, on_cpu=True))
     best = propose(s)
     cut = mind.model.forecast([best.params]).log_image_s[0] + 1e-9
     tight = guided.FITS - 0.01
@@ -159,7 +159,7 @@ def test_the_gain_is_of_what_may_be_tried(tmp_path):
     s = situation_of(studied(tmp_path, 1, strategy="random", domain=domain))
     free = propose(s)
     rest = propose(replace(s, why_not=lambda p: "no" if p["torch_threads"] == free.params["torch_threads"] else None))
-    mind = Mind(s, observe(s.ran))
+    mind = Mind(s, observe(s.ran, on_cpu=True))
     left = [p for p in mind.candidates() if p["torch_threads"] != free.params["torch_threads"]]
     assert rest.gain_frac < free.gain_frac
     assert rest.gain_frac <= mind.improvement(left, mind.model.forecast(left)).max()
@@ -188,7 +188,7 @@ def test_finds_the_best_in_few_trials(tmp_path, seed):
 
 def test_precision_compile_and_batch_move_together(tmp_path):
     s = situation_of(studied(tmp_path, 3, strategy="random"))
-    mind = Mind(s, observe(s.ran))
+    mind = Mind(s, observe(s.ran, on_cpu=True))
     (row,) = mind.encoding.rows([s.proposals.baseline])
     moved = [mind.encoding.params(r) for r in mind._composites(row)]
     together = ("amp", "compile", "channels_last", "batch_per_gpu")
@@ -264,7 +264,7 @@ def test_single_changes_look_at_what_is_frozen(tmp_path):
     session = studied(tmp_path, 3, space=FakeSpace(LARGE, same), noise=0.0,
                       rate=lambda p: 200.0 + p["batch_per_gpu"] / 64 if p["workers"] else 100.0)  # fmt: skip
     s = situation_of(session)
-    mind = Mind(s, observe(s.ran))
+    mind = Mind(s, observe(s.ran, on_cpu=True))
     assert mind.fixed["workers"] == 1
     rows = mind._rows()
     column = mind.encoding.names.index("workers")
@@ -309,7 +309,7 @@ def test_a_compile_is_paid_once_by_the_job(tmp_path):
     gains = []
     for compile_s in (0.0, 1e6):
         given = replace(s, cold=lambda p, c=compile_s: replace(s.cold(p), compile_s=c if p["compile"] else 0.0))
-        mind = Mind(given, observe(given.ran))
+        mind = Mind(given, observe(given.ran, on_cpu=True))
         gains.append(float(mind.improvement([compiled], mind.model.forecast([compiled]))[0]))
         assert mind.guess(compiled).value >= compile_s
     assert gains[0] > 1e-3

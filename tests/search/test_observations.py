@@ -5,8 +5,9 @@ import math
 import pytest
 
 from autotune.contract import Outcome, TrialResult
+from autotune.search import observations
 from autotune.search.model import NOISE_FRAC, PRUNED_SD
-from autotune.search.observations import backward_per_forward, exchange_frac, observe, pooled_noise
+from autotune.search.observations import backward_per_forward, exchange_frac, pooled_noise
 from autotune.search.ran import Ran
 
 PARAMS = {"batch_per_gpu": 16, "workers": 4}
@@ -19,6 +20,10 @@ def ran(number=1, role="trial", outcome=Outcome.OK, *, rate=100.0, params=None, 
         took_s=1.0, images_per_s=rate, probe=probe, n_steps=40, **fields,
     )  # fmt: skip
     return Ran(result, {}, None)
+
+
+def observe(ran, *, on_cpu=True):
+    return observations.observe(ran, on_cpu=on_cpu)
 
 
 def one(*args, **fields):
@@ -41,6 +46,13 @@ def test_what_really_ran_counts():
 def test_a_trial_that_ran_out_of_memory_teaches_that_and_nothing_else():
     seen = one(outcome=Outcome.OOM, rate=None, peak_mem_bytes=(5 * GIB,))
     assert (seen.oom, seen.image_s, seen.mem_bytes) == (True, None, None)
+
+
+def test_the_hosts_memory_says_nothing_of_the_gpus():
+    lost = {"outcome": Outcome.OOM, "rate": None, "peak_mem_bytes": (5 * GIB,)}
+    runs = [ran(1, error="CUDA ran out of GPU memory", **lost), ran(2, error="a loader worker was killed", **lost)]
+    assert [o.oom for o in observe(runs, on_cpu=False)] == [True]
+    assert [o.oom for o in observe(runs)] == [True, True], "on a CPU it is one memory"
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CRASH, Outcome.TIMEOUT, Outcome.INTERRUPTED, Outcome.INVALID])

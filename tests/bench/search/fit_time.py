@@ -51,7 +51,7 @@ def main() -> None:
     who = Contender(strategy="random", vetoes=False)
     plan = plan_of(world, who, seed=1, n_trials=given.trials, on_cpu=False, segment=SEGMENT)
     situation = situation_of(study_in_memory(plan, world))
-    seen = observe(situation.ran)
+    seen = observe(situation.ran, on_cpu=False)
     exchanging = frozenset(COMMUNICATION) if world.n_ranks > 1 else frozenset[str]()
     encoding = encode(world.domain, world.baseline, exchanging)
     setting = Setting(n_ranks=world.n_ranks, limit_bytes=world.memory_limit_bytes)
