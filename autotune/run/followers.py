@@ -2,7 +2,8 @@
 
 A process that has measured one configuration measures the next ones where they differ only in what it can change:
 their start is then a trainer's, and not a process's. tests/bench/live.py says what that saves, and what it does to
-the figures. One rank only: several would have to agree on each end and begin a process group anew.
+the figures; no search asks for it yet (results/LOG.md, 2026-11-30). One rank only: several would have to agree on each
+end and begin a process group anew.
 """
 
 from __future__ import annotations

@@ -98,8 +98,7 @@ def run_in_turn(
     first, directory = parts[0].spec, parts[0].directory
     directories = [p.directory for p in parts]
     assert all(may_follow(p.spec, first) for p in parts[1:])
-    for part in parts:
-        _prepare(part)
+    since = [_prepare(part) for part in parts]
     tag = uuid.uuid4().hex
     shm, used, kills = list_shared_memory(), used_memory(first.gpus, nvml), oom_kills()
     try:
@@ -133,9 +132,9 @@ def run_in_turn(
     for i, part in enumerate(parts[:n_begun]):
         last = i == n_begun - 1
         ended = replace(end, took_s=took_s[i]) if last else Exit(returncode=0, took_s=took_s[i], reason=None)
-        result = _judge(
-            part, records[i], ended, watchers[i], started_s + sum(took_s[:i]), last and oom_kills() > kills, sampler
-        )
+        tail = log_tail(part.directory.log, CLASSIFIED_LINES, since=since[i], until=watchers[i].log_bytes)
+        begun_s, killed = started_s + sum(took_s[:i]), last and oom_kills() > kills
+        result = _judge(part, records[i], ended, tail, watchers[i].stop_reason, begun_s, killed, sampler)
         if i and not believed(result, part.spec):
             break
         results.append(replace(result, warm=start is not None and start.warm, follower=i > 0))
@@ -146,8 +145,12 @@ def run_in_turn(
     return results
 
 
-def _prepare(part: Part) -> None:
-    """Write the spec, and remove what an earlier run of the trial left."""
+def _prepare(part: Part) -> int:
+    """Write the spec, and remove what an earlier run of the trial left, but for its log.
+
+    Returns:
+        Bytes of that.
+    """
     directory = part.directory
     with writing(directory.spec):
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -155,6 +158,7 @@ def _prepare(part: Part) -> None:
     of_ranks = (path for pattern in ("rank*.json", "steps*.txt") for path in directory.path.glob(pattern))
     for stale in (directory.stop, directory.stop_at, directory.samples, *of_ranks):
         stale.unlink(missing_ok=True)
+    return directory.log.stat().st_size if directory.log.exists() else 0
 
 
 def _records(part: Part) -> list[RankRecord]:
@@ -169,19 +173,19 @@ def _judge(
     part: Part,
     records: Sequence[RankRecord],
     end: Exit,
-    watcher: Watcher,
+    tail: tuple[str, ...],
+    stop_reason: str | None,
     started_s: float,
     oom_killed: bool,
     sampler: Sampler | None,
 ) -> TrialResult:
     """What one trial gave."""
     spec, directory = part.spec, part.directory
-    tail = log_tail(directory.log, CLASSIFIED_LINES, until=watcher.log_bytes)
     if not records and (full := disk_full(directory.path)):
         tail = (*tail, full)  # which is why neither record nor log can say it
     judgement = classify(spec, records, end, tail, oom_killed=oom_killed)
     if judgement.outcome is Outcome.PRUNED:
-        judgement = Judgement(Outcome.PRUNED, watcher.stop_reason or "stopped by the controller")
+        judgement = Judgement(Outcome.PRUNED, stop_reason or "stopped by the controller")
     first = next((r for r in records if r.rank == 0), None)
     window = window_of(sampler.samples, first) if sampler and first else None
     seen = power = None
@@ -193,18 +197,19 @@ def _judge(
     return with_energy(replace(result, meanwhile=seen), first, power.watts if power else None)
 
 
-def log_tail(path: Path, n: int = LOG_TAIL_LINES, *, until: int | None = None) -> tuple[str, ...]:
+def log_tail(path: Path, n: int = LOG_TAIL_LINES, *, since: int = 0, until: int | None = None) -> tuple[str, ...]:
     """Last lines of a log as a terminal would show them: of a progress bar only its last state, and no colours.
 
     Args:
         path: the log; without it there are no lines.
         n: at most so many lines.
+        since: bytes that do not: an earlier run of the trial wrote them.
         until: bytes of the log that count; None: all.
     """
     try:
         with path.open("rb") as f:
             end = f.seek(0, 2) if until is None else until
-            start = f.seek(max(0, end - 65536))
+            start = f.seek(max(since, end - 65536))
             text = f.read(end - start).decode("utf-8", "replace")
     except OSError:
         return ()

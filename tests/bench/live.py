@@ -3,9 +3,10 @@
 Run by hand. Of each kind of change a block has two configurations A and B, each measured fresh (forked by a preloaded
 parent), and a launch that measures A, B and A again in one process (run/followers.py); the three in shuffled order.
 Followers against the fresh runs of the same block give two ratios a block: of images per second, of the step's 10th
-percentile, of the processes' CPU seconds an image (which neighbours move less than the clock's), of the peak of memory,
-of the seconds from the trial's begin to its first step, and of the whole trial. OUT.json is added to, so a run may be cut into parts; every
-line of the table has its 95 % interval (Student t on the logarithms) and the number of pairs.
+percentile, of the CPU seconds an image of all its processes (which neighbours move less), of the peak of memory, of the
+seconds from the trial's begin to its first step, and of the whole trial. OUT.json is added to, so a run may be cut into
+parts. Each ratio has its 95 % interval (Student t on the logarithms); two runs as fresh as each other say what the
+noise is.
 """
 
 from __future__ import annotations

@@ -112,6 +112,16 @@ def test_a_follower_that_fails_ends_the_process_and_is_not_believed(tmp_path: Pa
     assert (again.outcome, again.follower) == (Outcome.OOM, False)
 
 
+def test_what_an_earlier_run_wrote_says_nothing_about_a_trial(tmp_path: Path) -> None:
+    """Neither a follower that failed before, nor any other run of the same folder."""
+    (mine,) = parts(tmp_path, synthetic(0, fault="sigkill_self"))
+    mine.directory.path.mkdir(parents=True)
+    mine.directory.log.write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n")
+    result = run_trial(mine.spec, mine.directory, started_s=0.0, sampled=False)
+    assert result.outcome is not Outcome.OOM, result.error
+    assert "CUDA out of memory" in mine.directory.log.read_text(), "but it is kept"
+
+
 def test_the_first_one_that_fails_is_judged_and_nobody_follows(tmp_path: Path) -> None:
     mine = parts(tmp_path, synthetic(0, HUGE), synthetic(1))
     results = run_in_turn(mine, started_s=0.0, sampled=False)
