@@ -4,9 +4,10 @@ Run by hand. Of each kind of change a block has two configurations A and B, each
 parent), and a launch that measures A, B and A again in one process (run/followers.py); the three in shuffled order.
 Followers against the fresh runs of the same block give two ratios a block: of images per second, of the step's 10th
 percentile, of the CPU seconds an image of all its processes (which neighbours move less), of the peak of memory, of the
-seconds from the trial's begin to its first step, and of the whole trial. OUT.json is added to, so a run may be cut into
-parts. Each ratio has its 95 % interval (Student t on the logarithms); two runs as fresh as each other say what the
-noise is.
+seconds from the trial's begin to its first step, and of the whole trial. saved_s is what counts: three fresh trials
+less a turn of three, outside of their segments, for each of the two followers. OUT.json is added to, so a run may be
+cut into parts. Each ratio has its 95 % interval (Student t on the logarithms); two runs as fresh as each other say what
+the noise is.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from math import log
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, stdev
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cells import TINY, Cell, dataset, machine, save, trial_spec
+from scipy.stats import t as student
 from setup import ratio
 
 from autotune.contract import RankRecord, RunDir, SegmentSettings, TrialResult, TrialSpec, read_json
@@ -112,23 +115,50 @@ def compared(them: list[tuple[dict[str, Any], dict[str, Any]]], name: str) -> tu
     return ratio([x for x, _ in known], [y for _, y in known]) if len(known) > 1 else None
 
 
+def spread(them: list[tuple[dict[str, Any], dict[str, Any]]], name: str) -> float:
+    """Standard deviation of the logarithm of one measure's ratio."""
+    return stdev([log(x[name] / y[name]) for x, y in them if x[name] and y[name]])
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval (Student t)."""
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return fmean(values), fmean(values) - half, fmean(values) + half
+
+
+def overhead_s(run: dict[str, Any]) -> float:
+    """Seconds of a trial outside of its segment: start, build, first step, tearing down, exit."""
+    return run["took_s"] - run["phases_s"]["warmup"] - run["phases_s"]["measure"]
+
+
+def saved_s(row: dict[str, Any]) -> float:
+    """Seconds that a follower saved: three fresh trials against the turn, whose tearing down is in it."""
+    fresh = 2 * overhead_s(row["fresh A"][0]) + overhead_s(row["fresh B"][0])
+    return (fresh - sum(overhead_s(run) for run in row["turn"])) / 2
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each kind and of all: the ratios follower / fresh, and the seconds that a follower saves."""
     out: dict[str, Any] = {}
     for kind in (*KINDS, "all"):
         mine = [p for r in rows if kind in (r["kind"], "all") for p in pairs(r)]
-        if len(mine) < 4:
+        if len(mine) < 4:  # two blocks
             continue
         figures: dict[str, Any] = {"n_pairs": len(mine)}
         for name in MEASURES:
             figures[name] = compared(mine, name)
-        figures["saved_s"] = median(y["took_s"] - x["took_s"] for x, y in mine)
         figures["fresh_took_s"] = fmean(y["took_s"] for _, y in mine)
-        figures["setup_saved_s"] = median(y["setup_s"] - x["setup_s"] for x, y in mine)
+        figures["setup_saved_s"] = interval([y["setup_s"] - x["setup_s"] for x, y in mine])
+        figures["saved_s"] = interval([saved_s(r) for r in rows if kind in (r["kind"], "all")])
         out[kind] = figures
-    # The floor: a fresh A against the first of the turn, which is as fresh.
-    fresh = [(r["turn"][0], r["fresh A"][0]) for r in rows]
-    out["fresh against fresh"] = {"n_pairs": len(fresh)} | {name: compared(fresh, name) for name in MEASURES}
+    # The floor: a fresh A against the first of the turn, which is as fresh. And A again against A before, seconds apart.
+    others = {
+        "fresh against fresh": [(r["turn"][0], r["fresh A"][0]) for r in rows],
+        "third of a turn against its first": [(r["turn"][2], r["turn"][0]) for r in rows],
+    }
+    for name, them in others.items():
+        sd = {f"{m}_sd": spread(them, m) for m in ("images_per_s", "cpu_s_per_image")}
+        out[name] = {"n_pairs": len(them)} | {m: compared(them, m) for m in MEASURES} | sd
     return out
 
 
