@@ -151,7 +151,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         figures["setup_saved_s"] = interval([y["setup_s"] - x["setup_s"] for x, y in mine])
         figures["saved_s"] = interval([saved_s(r) for r in rows if kind in (r["kind"], "all")])
         out[kind] = figures
-    # The floor: a fresh A against the first of the turn, which is as fresh. And A again against A before, seconds apart.
+    # The floor: a fresh A against the first of the turn, which is as fresh. And A again against A, seconds apart.
     others = {
         "fresh against fresh": [(r["turn"][0], r["fresh A"][0]) for r in rows],
         "third of a turn against its first": [(r["turn"][2], r["turn"][0]) for r in rows],
