@@ -87,7 +87,7 @@ def test_more_time_for_a_finished_run(home: Path, monkeypatch: pytest.MonkeyPatc
         (["device=0"], ["device=0"]),
         (["--gpus", "1"], ["device differs", "cpu"]),
         (["--objective", "images_per_s"], ["--objective differs", "job_time"]),
-        (["--strategy", "random"], ["--strategy differs", "tpe"]),
+        (["--strategy", "random"], ["--strategy differs", "structured"]),
         (["--seed", "0"], ["--seed differs", "3"]),
         (["--training", "any"], ["--training differs", "same"]),
         (["--space", "quick"], ["space differs", "quick"]),

@@ -61,5 +61,5 @@ def maximise(
         if gain < LEAST_GAIN:
             break
     weight = np.where(np.abs(r) <= HUBER, 1.0, HUBER / np.maximum(np.abs(r), 1e-12))
-    covariance: Array = np.linalg.inv(slopes.T @ (weight[:, None] * slopes) + precision)
+    covariance = np.asarray(np.linalg.inv(slopes.T @ (weight[:, None] * slopes) + precision), dtype=np.float64)
     return theta, covariance

@@ -146,7 +146,8 @@ class Surrogate:
             self.theta, self._covariance = self._fit()
             self._error = self._y - self._per_image(self.formula.outputs(self.theta[None], self._x)[WHOLE], self._x)[0]
             self.misfit_frac = self._misfit()
-        self._inverse: Array = np.linalg.inv(self.misfit_frac**2 * self._similar + np.diag(self._noise**2))
+        covariance = self.misfit_frac**2 * self._similar + np.diag(self._noise**2)
+        self._inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
     def _prior(self) -> tuple[Array, Array]:
         """Means and deviations of all parameters; the scales come from the first trial, the user's own settings."""

@@ -39,7 +39,7 @@ def rows(bench, tmp_path_factory):
                 if again:
                     patch.setattr(bench, "study", None)  # what is there is not run again
                 bench.run(out, WORLDS, NAMES, range(1), N_TRIALS, (i, 2))
-    return [json.loads(line) for out in outs if out.exists() for line in out.open()]
+    return [json.loads(line) for out in outs if out.exists() for line in out.read_text().splitlines()]
 
 
 def test_a_row_for_each_study(rows):

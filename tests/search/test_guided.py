@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from search_world import BASELINE, DOMAIN, FakeClock, FakeSpace, FakeTrainer, make_info, make_plan, rate_of
+from search_world import (
+    BASELINE,
+    DOMAIN,
+    N_IMAGES,
+    FakeClock,
+    FakeSpace,
+    FakeTrainer,
+    make_info,
+    make_plan,
+    rate_of,
+)
 
 from autotune.contract import Guess, Outcome, TrialStarted, from_dict
 from autotune.machine.memory import MemoryLimit
@@ -57,6 +67,7 @@ class Trainer(FakeTrainer):
         result = super().__call__(spec, directory, **kwargs)
         if not result.images_per_s:
             return result
+        result = replace(result, job={**result.job, "n_images": 100 * N_IMAGES})  # hours: no trial is too dear for it
         joules = self.watts(spec.params) / result.images_per_s
         return replace(result, wait_frac=self.waits(spec.params), energy_j_per_image=joules)
 
@@ -100,6 +111,20 @@ def test_proposes_what_nobody_knows_and_what_fits(tmp_path, monkeypatch, domain,
     assert candidates
     assert not {key_of(p) for p in candidates} & set(s.proposals.known)
     assert len({key_of(p) for p in candidates}) == len(candidates)
+
+
+def test_what_is_not_likely_enough_to_fit_is_not_proposed_however_fast_it_is(tmp_path, monkeypatch):
+    s = situation_of(studied(tmp_path, 3, strategy="random", domain=LISTED))
+    mind = Mind(s, observe(s.ran))
+    best = propose(s)
+    cut = mind.model.forecast([best.params]).log_image_s[0] + 1e-9
+    tight = guided.FITS - 0.01
+    monkeypatch.setattr(Mind, "fits", lambda self, f: np.where(f.log_image_s <= cut, tight, 1.0))
+    other = propose(s)
+    assert mind.model.forecast([other.params]).log_image_s[0] > cut
+    assert other.gain_frac < best.gain_frac
+    monkeypatch.setattr(Mind, "fits", lambda self, f: np.full(len(f.sd), tight))
+    assert propose(s).params is None
 
 
 def test_memory_is_not_run_out_of_in_a_whole_study(tmp_path):
@@ -200,21 +225,19 @@ def at(session, n):
 
 def test_every_so_often_the_sampler_has_its_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(guided, "HEDGE_FROM", 4)
-    monkeypatch.setattr(guided, "HEDGE_EVERY", 3)
     session = studied(tmp_path, 13, strategy="random")
     turns = {}
-    for misfit in (1.0, 0.0):
-        monkeypatch.setattr(guided, "LARGE_MISFIT", misfit)
+    for misfit in (1e9, 1e-9):
+        monkeypatch.setattr(guided, "HEDGES", ((misfit, 2), (0.0, 3)))
         turns[misfit] = [n for n in range(1, 14) if propose(at(session, n)).params is None]
-    assert turns[1.0] == [6, 9, 12]
-    assert turns[0.0] == [4, 6, 8, 10, 12], "a formula that is far off has every second one only"
+    assert turns[1e9] == [6, 9, 12]
+    assert turns[1e-9] == [4, 6, 8, 10, 12], "a formula that is far off has every second one only"
 
 
 def test_the_sampler_does_not_choose_what_cannot_matter(tmp_path, monkeypatch):
     """Nobody waits for the loader: at the sampler's turn it stays as the best has it, until somebody waits again."""
     monkeypatch.setattr(guided, "HEDGE_FROM", 0)
-    monkeypatch.setattr(guided, "HEDGE_EVERY", 1)
-    monkeypatch.setattr(guided, "LARGE_MISFIT", 1.0)
+    monkeypatch.setattr(guided, "HEDGES", ((0.0, 1),))
     start = {name: values[0] for name, values in LARGE.items()} | {"workers": 1, "torch_threads": 2, "cache": "ram"}
     seeds = [{**start, "batch_per_gpu": b, "amp": amp} for b, amp in ((64, True), (64, False), (32, True))]
 

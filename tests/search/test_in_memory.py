@@ -26,7 +26,7 @@ def test_the_same_seed_tries_the_same_in_memory_and_in_a_folder(tmp_path, strate
     def oom(spec):
         return Outcome.OOM if spec.params["batch_per_gpu"] == 64 and spec.params["workers"] == 2 else None
 
-    info = make_info(strategy=strategy, seed=7, budget_s=500.0)
+    info = make_info(strategy=strategy, seed=7, budget_s=500.0, objective="images_per_s")
     session, trainer = in_memory(tmp_path, info=info, budget_s=500.0, trainer_args={"fails": oom})
     clock = FakeClock()
     kept = FakeTrainer(clock, fails=oom)
@@ -38,7 +38,7 @@ def test_the_same_seed_tries_the_same_in_memory_and_in_a_folder(tmp_path, strate
         study.close()
     assert session.stopped_because == stopped
     tried = [(s.number, s.role, s.params) for s in trainer.specs]
-    assert len(tried) > (8 if strategy == "structured" else 15), "its model may end it"
+    assert len(tried) > 12
     assert tried == [(s.number, s.role, s.params) for s in kept.specs]
     assert {int(p.name) for p in plan.run_dir.trials.iterdir()} == {number for number, *_ in tried}
     assert list((tmp_path / "nothing").iterdir()) == [], "nothing was written"

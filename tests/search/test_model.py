@@ -202,3 +202,12 @@ def test_maximise_is_the_ridge_where_the_model_is_a_line():
     inverse = np.linalg.inv(x.T @ x + precision)
     assert theta == pytest.approx(inverse @ (x.T @ y + precision @ mean), abs=1e-3)
     assert covariance == pytest.approx(inverse, rel=1e-6)
+
+
+def test_maximise_follows_a_gross_outlier_only_so_far():
+    """Thirty measurements of one number, and one that is a hundred deviations off: the mean would move by three."""
+    y = np.append(np.random.default_rng(0).normal(0, 1, 30), 100.0)
+    ones = np.ones((31, 1))
+    theta, _ = maximise(lambda t: (t - y, ones), np.zeros(1), np.array([100.0]), np.zeros(1))
+    assert abs(theta[0] - y[:-1].mean()) < 0.3
+    assert theta[0] > y[:-1].mean(), "it is not thrown away either"

@@ -164,20 +164,22 @@ def test_one_hour_more(deaths, tmp_path):
     assert read_json(folder / "summary.json", Summary) == summary
 
 
+@pytest.mark.slow
 def test_a_model_goes_on_from_all_that_was_measured(tmp_path):
     """It expects the right thing of the very first trial, and may end the search by what the earlier part has tried."""
     info = make_info(strategy="structured", objective="images_per_s")
-    folder = died(tmp_path, "trial_ended", "trial", 6, info=info)
+    folder = died(tmp_path, "trial_ended", "trial", 4, info=info)
     heard = []
-    _, trainer, _ = go_on(folder, observers=[heard.append])
+    summary, trainer, _ = go_on(folder, budget_s=400.0, observers=[heard.append])
     tried = Counter(key_of(r.params) for r in results_of(folder).values() if r.role == "trial")
     assert set(tried.values()) == {1}
-    assert any(s.role == "trial" for s in trainer.specs)
+    assert any(s.role == "trial" for s in trainer.specs), summary.stopped_because
     first = next(e for e in heard if e.kind == "trial_started" and e.role == "trial")
     value = 1 / results_of(folder)[first.number].images_per_s
     assert first.guess.value == pytest.approx(value, rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_model_may_end_it_by_the_trials_of_both_parts(tmp_path):
     domain = {
         "torch_threads": (1, 2),

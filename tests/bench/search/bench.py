@@ -47,11 +47,15 @@ def world_of(name: str, seed: int) -> World:
     return Simulated(name, seed, study_seed=seed, cache=CACHE)
 
 
+def _rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
 def run(out: Path, worlds: list[str], names: list[str], seeds: range, n_trials: int, shard: tuple[int, int]) -> None:
     """Every study that is missing."""
     done = set()
     if out.exists():
-        done = {(r["world"], r["strategy"], r["seed"], r["n_trials"]) for r in map(json.loads, out.open())}
+        done = {(r["world"], r["strategy"], r["seed"], r["n_trials"]) for r in _rows(out)}
     todo = [(s, w, n) for s in seeds for w in worlds for n in names]
     todo = [t for t in todo if zlib.crc32(repr(t).encode()) % shard[1] == shard[0]]
     for i, (seed, world, name) in enumerate(todo):
@@ -88,7 +92,7 @@ def main() -> None:
         names = given.strategies.split(",")
         run(given.out, given.worlds.split(","), names, range(first, last + 1), given.trials, (k, n))
         return
-    rows = [json.loads(line) for path in given.outs for line in path.open()]
+    rows = [row for path in given.outs for row in _rows(path)]
     print(tables(rows))
     if given.figure:
         given.figure.write_text(figure(rows))
