@@ -120,12 +120,15 @@ def test_trials_csv_and_events(whole):
         "baseline",
         "probes",
         "search",
+        "search",  # why it ended
         "finalists",
         "probes",
         "certificate",
         "certificate",
         "ablation",
     ]
+    notes = [e["note"] for e in events if e["kind"] == "phase_started" and e["phase"] == "search"]
+    assert notes[-1] == f"ended: {read_json(plan.run_dir.summary, Summary).stopped_because}"
     assert "trial_progress" not in kinds
     assert {e.kind for e in seen} >= {"trial_progress", "trial_started", "trial_ended"}
     assert [e["t_s"] for e in events] == sorted(e["t_s"] for e in events)
