@@ -133,6 +133,9 @@ def _conclude(
 ) -> Summary:
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
+    session.notes += [
+        f"settings of the {name} stayed as the best has them: {why}" for name, why in session.inert.items()
+    ]
     if session.misfit_frac >= LARGE_MISFIT:
         off = f"the model that chose what to try is {session.misfit_frac:.0%} off on this machine"
         session.notes.append(f"{off}: every second trial was the sampler's")
@@ -210,7 +213,7 @@ def explore(session: Session) -> str:
             proposals.queue.append(unseen)
         situation = situation_of(session)
         proposal = propose(situation)
-        session.misfit_frac = proposal.misfit_frac
+        session.misfit_frac, session.inert = proposal.misfit_frac, proposal.inert
         if not proposals.queue:
             job_s = session.best().value if plan.info.objective == "job_time" else None
             why = stopping.why(proposal, n_trials=situation.n_trials, price_s=ordinary_s, job_s=job_s)

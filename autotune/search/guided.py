@@ -69,6 +69,7 @@ def propose(s: Situation) -> Proposal:
         # Of what may be tried: what is refused stays unknown, and would promise its gain for ever.
         gain_frac=next(float(worth[i]) for i in np.argsort(-worth) if not s.why_not(candidates[i])),
         misfit_frac=misfit,
+        inert=mind.inert,
         guess=mind.guess,
         oom=mind.oom,
     )
@@ -112,7 +113,7 @@ class Mind:
         self.order = np.argsort(self._values)
         per_forward = backward_per_forward(s.ran)
         shares = {r.number: exchange_frac(r.result, per_forward) for r in s.ran if r.result.role != "probe"}
-        self.fixed, _ = frozen(s.ran, {n: e for n, e in shares.items() if e is not None}, tuple(domain))
+        self.fixed, self.inert = frozen(s.ran, {n: e for n, e in shares.items() if e is not None}, tuple(domain))
         self.best = float(self._values[self.order[0]])
 
     def _shape(self) -> _Job:
@@ -195,7 +196,7 @@ class Mind:
         for i in order:
             params = self.s.proposals.complete(self.encoding.params(rows[i]))
             key = key_of(params)
-            if key not in self.s.proposals.known and key not in out:
+            if key not in self.s.proposals.known and key not in out and self.s.proposals.exists(params):
                 out[key] = params
                 if len(out) >= FINALISTS:
                     break

@@ -57,6 +57,7 @@ class Session:
         stopped_because: why the loop ended, once it has.
         failed: keys of winners that did not live through their fresh run: nobody is handed such a configuration.
         misfit_frac: how far off the strategy's model was when it was last asked; 0 where there is none.
+        inert: family of settings that it held to be without effect then -> why.
     """
 
     def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
@@ -76,6 +77,7 @@ class Session:
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
         self.misfit_frac = 0.0
+        self.inert: dict[str, str] = {}
         self.stopped_because = ""
         self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers

@@ -253,6 +253,7 @@ def test_the_sampler_does_not_choose_what_cannot_matter(tmp_path, monkeypatch):
     proposal = propose(situation_of(session))
     assert proposal.params is None
     assert proposal.asked == proposal.fixed == {"workers": 1, "cache": "ram", "prefetch_factor": 2}
+    assert list(proposal.inert) == list(session.inert) == ["loader"], "the summary's notes say it"
     used, session = loaders(lambda params: 0.2)
     assert len(used) > 2
     assert propose(situation_of(session)).asked is None
