@@ -10,8 +10,9 @@ import json
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import exp, log
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Final
 
 from autotune.contract import (
@@ -38,6 +39,9 @@ from autotune.search.proposals import key_of
 from autotune.space.space import SearchSpace, load_space
 
 TABLE: Final = "table.json"
+MIN_SENTINELS: Final = 3
+RATES: Final = ("images_per_s", "ci95_lo", "ci95_hi")
+TIMES: Final = ("step_p50_s", "step_p90_s", "step_p99_s")
 COLUMNS: Final = ("end_s", "wait_s", "step_s", "images")
 
 
@@ -173,7 +177,7 @@ def _of_table(folder: Path) -> Recording:
     if version != FORMAT:
         raise FormatError(f"{path} has format {version}, this autotune reads {FORMAT}", "update autotune")
     try:
-        cells, probes = _by_key(list(_lines(folder, table["fingerprint"])))
+        cells, probes = _by_key(steadied(list(_lines(folder, table["fingerprint"]))))
         return Recording(
             name=table["name"],
             simulated=bool(table.get("simulated", False)),
@@ -214,6 +218,46 @@ def _lines(folder: Path, fingerprint: str) -> Iterator[Recorded]:
                 yield Recorded(result, _window(columns, line.get("measured_from"), 1))
         except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise FormatError(f"{part} cannot be read: {e!r}", "the file is damaged or not one of autotune's") from e
+
+
+def steadied(runs: list[Recorded]) -> list[Recorded]:
+    """The runs of a table as they would be, had the machine not drifted while it was recorded.
+
+    The sentinels, one configuration measured again and again, tell how fast the machine was: each run's rate and times
+    are scaled by the geometric mean of all sentinels over that around it, which lies on the line between the running
+    medians of three sentinels before and after. Fewer than three sentinels tell nothing.
+    """
+    seen = [(i, log(r.result.images_per_s)) for i, r in enumerate(runs) if _is_sentinel(r) and r.result.images_per_s]
+    if len(seen) < MIN_SENTINELS:
+        return runs
+    level = fmean(y for _, y in seen)
+    inner = [(seen[k][0], median(y for _, y in seen[k - 1 : k + 2])) for k in range(1, len(seen) - 1)]
+    smooth = [seen[0], *inner, seen[-1]]
+    return [_scaled(run, exp(level - _between(smooth, i))) for i, run in enumerate(runs)]
+
+
+def _is_sentinel(run: Recorded) -> bool:
+    return run.result.role == "sentinel" and run.result.outcome.measured
+
+
+def _between(points: list[tuple[int, float]], at: int) -> float:
+    """Linear interpolation; before the first and after the last their own value."""
+    before = [p for p in points if p[0] <= at]
+    after = [p for p in points if p[0] >= at]
+    if not before or not after:
+        return (after or before)[0 if after else -1][1]
+    (x0, y0), (x1, y1) = before[-1], after[0]
+    return y0 if x1 == x0 else y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+
+
+def _scaled(run: Recorded, factor: float) -> Recorded:
+    """A run on a machine that is `factor` times as fast."""
+    r, steps = run.result, run.steps
+    rates = {name: x * factor for name in RATES if (x := getattr(r, name)) is not None}
+    times = {name: x / factor for name in TIMES if (x := getattr(r, name)) is not None}
+    parts = {name: x / factor for name, x in r.parts_s.items()}
+    columns = {name: [x / factor for x in getattr(steps, name)] for name in ("end_s", "wait_s", "step_s")}
+    return Recorded(replace(r, **rates, **times, parts_s=parts), replace(steps, **columns))
 
 
 def _window(steps: StepColumns, measured_from: int | None, n_ranks: int) -> StepColumns:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import lzma
+from math import exp, log
 from pathlib import Path
 
 import pytest
 
-from autotune.contract import Outcome, TrialDir, TrialSpec
+from autotune.contract import Outcome, StepColumns, TrialDir, TrialResult, TrialSpec
 from autotune.errors import FormatError, InputError
-from autotune.recording import read_recording
+from autotune.recording import Recorded, read_recording, steadied
 from autotune.replay import Replay
 from autotune.search.proposals import NOT_RECORDED, key_of
 from tests.cli import autotune
@@ -162,3 +163,35 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, kind: str) -> N
 def test_keys_are_those_of_the_search(tmp_path: Path) -> None:
     recording = read_recording(str(write_table(tmp_path / "t")))
     assert set(recording.cells) == {key_of(params) for params in recording.configs}
+
+
+def test_a_drift_that_the_sentinels_saw_is_taken_out() -> None:
+    """The machine became twice as fast meanwhile; a lucky sentinel is no drift."""
+    n_runs, slow, fast = 60, {"workers": 1}, {"workers": 2}
+
+    def run(i: int) -> Recorded:
+        sentinel = i % 6 == 0
+        params = BASELINE if sentinel else slow if i % 2 else fast
+        speed = exp(log(2.0) * i / n_runs) * (1.4 if i == 30 else 1.0)
+        rate = speed * {0: 100.0, 1: 50.0, 2: 150.0}[params["workers"]]
+        result = TrialResult(
+            number=i, role="sentinel" if sentinel else "trial", outcome=Outcome.OK, params=params, started_s=0.0,
+            took_s=5.0, images_per_s=rate, ci95_lo=0.9 * rate, step_p50_s=16 / rate, parts_s={"wait": 4 / rate},
+        )  # fmt: skip
+        return Recorded(result, StepColumns(end_s=[0.0, 16 / rate], wait_s=[0.0, 0.0], step_s=[16 / rate] * 2))
+
+    raw = [run(i) for i in range(n_runs)]
+    steady = steadied(raw)
+    for params, rate in ((slow, 50.0), (fast, 150.0)):
+        mine = [r.result for r in steady if r.result.params == params]
+        rates = [r.images_per_s or 0.0 for r in mine]
+        assert max(rates) / min(rates) < 1.15
+        assert max(r.images_per_s or 0.0 for r in (x.result for x in raw) if r.params == params) / rate > 1.8
+        for r in mine:
+            assert r.images_per_s is not None
+            assert r.step_p50_s == pytest.approx(16 / r.images_per_s)
+            assert r.ci95_lo == pytest.approx(0.9 * r.images_per_s)
+            assert r.parts_s["wait"] == pytest.approx(4 / r.images_per_s)
+    first = steady[1]
+    assert first.steps.step_s[0] == pytest.approx(16 / (first.result.images_per_s or 0.0))
+    assert steadied(raw[:12]) == raw[:12], "two sentinels tell nothing"

@@ -52,7 +52,7 @@ SEGMENT = SegmentSettings(
     measure_cap_s=5.0,
     ci_target_frac=0.08,
 )
-EVERY = 12
+EVERY = 6
 PART = 65
 SAVE_EVERY = 5
 COLUMNS = ("end_s", "wait_s", "step_s", "images")
