@@ -142,6 +142,7 @@ def test_another_question_is_refused(tmp_path: Path, words: list[str], says: str
     assert says in said.err
 
 
+@pytest.mark.slow
 def test_a_run_replays_its_own_sequence(tmp_path: Path) -> None:
     words = ("--budget", "10m", "--seed", "3", "--out", tmp_path)
     assert autotune("search", "--dry-run", "--name", "first", "epochs=50", *words).code == 0
@@ -168,6 +169,7 @@ def test_a_run_replays_its_own_sequence(tmp_path: Path) -> None:
     assert [r.error for r in after if r.role != "trial" and r.error] == []
 
 
+@pytest.mark.slow
 def test_from_python(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t")
     run = package.tune(replay=table, strategy="simple", budget="20m", out=tmp_path / "out", epochs=50)

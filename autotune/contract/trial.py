@@ -188,8 +188,6 @@ class TrialResult:
     """With role `probe`: what images_per_s is the rate of; no job_s belongs to it."""
     warm: bool = False
     """Forked by a preloaded parent: its import and build phases are shorter than any job's."""
-    follower: bool = False
-    """Measured in a process that had measured another configuration before (run/followers.py)."""
     losses: tuple[float, ...] = ()
     """Of probe `losses`: mean over the ranks, a step each."""
     batch_ids: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import autotune
@@ -34,9 +34,9 @@ DROPPED_PREFIXES = ("TORCHELASTIC_", "PET_")
 """Of torchrun: what it tells its ranks, and its options given as environment."""
 
 
-def argv(spec: TrialSpec, directory: TrialDir, followers: Sequence[TrialDir] = ()) -> list[str]:
-    """The command: this process is the rank, and goes on with its followers; or torchrun starts several."""
-    worker = ["-m", "autotune.worker", *(str(d.path.resolve()) for d in (directory, *followers))]
+def argv(spec: TrialSpec, directory: TrialDir) -> list[str]:
+    """The command: this process is the rank, or torchrun starts several."""
+    worker = ["-m", "autotune.worker", str(directory.path.resolve())]
     if spec.n_ranks == 1 and spec.nodes is None:
         return [sys.executable, *worker]
     meeting = ["--standalone"]

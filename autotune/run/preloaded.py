@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,19 +113,15 @@ class Parent:
         """False once the process has ended."""
         return self._process.poll() is None
 
-    def fork(self, directory: TrialDir, env: Mapping[str, str], followers: Sequence[TrialDir] = ()) -> ForkedRoot:
-        """A trial, forked and begun; its followers run after it in the same process.
+    def fork(self, directory: TrialDir, env: Mapping[str, str]) -> ForkedRoot:
+        """A trial, forked and begun.
 
         Raises:
             OSError: the parent does not answer; no trial of this call will begin.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = directory.path.resolve()
-        request = {
-            "directories": [str(path), *(str(d.path.resolve()) for d in followers)],
-            "cwd": str(path),
-            "env": {name: env[name] for name in LATE if name in env},
-        }
+        request = {"directory": str(path), "cwd": str(path), "env": {name: env[name] for name in LATE if name in env}}
         with ours:
             with theirs, directory.log.open("ab") as out:
                 self._control.settimeout(ANSWER_S)
@@ -166,20 +162,13 @@ class Preloaded:
         while self._parents:
             self._parents.popitem()[1].close()
 
-    def start(
-        self,
-        spec: TrialSpec,
-        directory: TrialDir,
-        env: Mapping[str, str],
-        cold: Callable[[], Root],
-        followers: Sequence[TrialDir] = (),
-    ) -> Start:
+    def start(self, spec: TrialSpec, directory: TrialDir, env: Mapping[str, str], cold: Callable[[], Root]) -> Start:
         """How this trial starts: from a parent where it may, else `cold`.
 
         The first trial of an environment waits here for the imports, as it would if it started cold, and before its
         process tree is timed: no import runs while another trial measures.
         """
-        start = Start(cold, directory, env, self, followers)
+        start = Start(cold, directory, env, self)
         if spec.role in WARM_ROLES and spec.n_ranks == 1:
             start.parent = self._parent(spec, directory, env)
         return start
@@ -224,7 +213,6 @@ class Start:
     directory: TrialDir
     env: Mapping[str, str]
     preloaded: Preloaded
-    followers: Sequence[TrialDir] = ()
     parent: Parent | None = None
     warm: bool = False
 
@@ -232,7 +220,7 @@ class Start:
         """The root process, in a session of its own."""
         if self.parent:
             try:
-                root = self.parent.fork(self.directory, self.env, self.followers)
+                root = self.parent.fork(self.directory, self.env)
             except OSError as e:
                 self.preloaded.failed(self.parent, e)
             else:

@@ -1,7 +1,7 @@
 """python -m autotune.worker.preload FD TAG BACKEND: how does a trial start without importing torch again?
 
-A fork server. It imports what the backend needs, does nothing else, and forks a trial for each message on socket FD:
-a JSON object {directories, cwd, env} with two descriptors, the trial's own channel and its log. It is forked twice,
+A fork server. It imports what the backend needs, does nothing else, and forks a trial for each message on socket FD: a
+JSON object {directory, cwd, env} with two descriptors, the trial's own channel and its log. The trial is forked twice,
 so that it becomes a child of the controller (a subreaper), names its pid on the channel, and begins once it reads GO
 there; an end of file instead means that nobody waits for it any more.
 
@@ -131,7 +131,7 @@ def mark(name: str, old: str, new: str) -> None:
 
 
 def _trial(request: dict[str, Any], channel_fd: int, log: int, *, tag: str) -> NoReturn:
-    """Become what `python -m autotune.worker DIRECTORIES` would be after its imports."""
+    """Become what `python -m autotune.worker DIRECTORY` would be after its imports."""
     began = time.perf_counter()
     os.setsid()
     while os.getppid() != int(os.environ[PARENT]):
@@ -145,7 +145,7 @@ def _trial(request: dict[str, Any], channel_fd: int, log: int, *, tag: str) -> N
         os.environ[name] = value
     tempfile.tempdir = None  # the parent's TMPDIR, remembered
     os.chdir(request["cwd"])
-    sys.argv[:] = [main_file, *request["directories"]]
+    sys.argv[:] = [main_file, request["directory"]]
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

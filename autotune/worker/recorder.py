@@ -45,8 +45,6 @@ class Recorder:
         self.resolved: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
         self.peak_mem_bytes: int | None = None
-        self.peak_known = True
-        """False: the peak that this process reports may be that of a trial before this one."""
         self.sizes: Sizes | None = None
         self.losses: list[float] = []
         self.batch_ids: list[str] = []
@@ -153,7 +151,7 @@ class Recorder:
                 steps=self.segment.steps,
                 measured_from=self.segment.measured_from,
                 steady=self.segment.steady,
-                peak_mem_bytes=self.peak_mem_bytes if self.peak_known else None,
+                peak_mem_bytes=self.peak_mem_bytes,
                 effective=self.effective,
                 resolved=self.resolved,
                 job=self.job,

@@ -205,6 +205,18 @@ def test_a_gpu_that_was_slowed_down_in_the_window_makes_it_unstable(tmp_path: Pa
         assert "GPU" not in (result.error or "")
 
 
+def test_what_an_earlier_run_of_the_trial_wrote_says_nothing_about_it(tmp_path: Path) -> None:
+    """A void window is measured again in the same folder, and its log goes on where the first one's ended."""
+    directory = TrialDir(tmp_path / "0000")
+    directory.path.mkdir()
+    directory.log.write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n")
+    asked = spec("none", backend="synthetic", batch=8, synthetic={"fault": "sigkill_self"})
+    result = run_trial(asked, directory, started_s=0.0, sampled=False)
+    assert result.outcome is not Outcome.OOM, result.error
+    assert not result.outcome.measured
+    assert "CUDA out of memory" in directory.log.read_text(), "but it is kept"
+
+
 def test_log_tail_is_what_a_terminal_shows(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_bytes(b"one\n\x1b[34m\x1b[1mtrain: \x1b[0mtwo\n\r\x1b[K 10%\r\x1b[K 50%\r\x1b[K 100%\nlast\r\n\n")

@@ -74,8 +74,11 @@ def probes(trainer):
 
 
 def test_the_length_of_the_job_decides_who_wins(tmp_path):
-    """Compiling takes 40 s and makes the step 14 % shorter: too dear for 2 epochs of 12 s, a gift for 200."""
-    short, trainer, plan = run(tmp_path / "short", epochs=2)
+    """Compiling takes 40 s and makes the step 14 % shorter: hopeless for 2 epochs of 12 s, dear for 20, good for 200."""
+    tiny, trainer, _ = run(tmp_path / "tiny", epochs=2)
+    assert tiny.best_number == 0
+    assert "cannot repay" in tiny.not_tried[0].reason
+    short, trainer, plan = run(tmp_path / "short", epochs=20)
     assert short.best_number == 0
     assert short.verdict.status == "no_gain"
     tried = [r for r in results_of(plan).values() if r.role == "trial"]

@@ -21,7 +21,9 @@ def in_memory(tmp_path, *, trainer_args=None, observers=(), **plan_args):
     return study_in_memory(plan, trainer, observers), trainer
 
 
-@pytest.mark.parametrize("strategy", ["structured", "tpe", "random", "simple"])
+@pytest.mark.parametrize(
+    "strategy", ["structured", *(pytest.param(s, marks=pytest.mark.slow) for s in ("tpe", "random", "simple"))]
+)
 def test_the_same_seed_tries_the_same_in_memory_and_in_a_folder(tmp_path, strategy):
     def oom(spec):
         return Outcome.OOM if spec.params["batch_per_gpu"] == 64 and spec.params["workers"] == 2 else None
