@@ -74,7 +74,7 @@ def probes(trainer):
 
 
 def test_the_length_of_the_job_decides_who_wins(tmp_path):
-    """Compiling takes 40 s and makes the step 14 % shorter: hopeless for 2 epochs of 12 s, dear for 20, good for 200."""
+    """Compiling takes 40 s, the step is 14 % shorter: hopeless for 2 epochs of 12 s, too dear for 20, fine for 200."""
     tiny, trainer, _ = run(tmp_path / "tiny", epochs=2)
     assert tiny.best_number == 0
     assert "cannot repay" in tiny.not_tried[0].reason
