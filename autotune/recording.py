@@ -256,8 +256,9 @@ def _scaled(run: Recorded, factor: float) -> Recorded:
     rates = {name: x * factor for name in RATES if (x := getattr(r, name)) is not None}
     times = {name: x / factor for name in TIMES if (x := getattr(r, name)) is not None}
     parts = {name: x / factor for name, x in r.parts_s.items()}
-    columns = {name: [x / factor for x in getattr(steps, name)] for name in ("end_s", "wait_s", "step_s")}
-    return Recorded(replace(r, **rates, **times, parts_s=parts), replace(steps, **columns))
+    end_s, wait_s, step_s = ([x / factor for x in xs] for xs in (steps.end_s, steps.wait_s, steps.step_s))
+    columns = replace(steps, end_s=end_s, wait_s=wait_s, step_s=step_s)
+    return Recorded(replace(r, **rates, **times, parts_s=parts), columns)
 
 
 def _window(steps: StepColumns, measured_from: int | None, n_ranks: int) -> StepColumns:
