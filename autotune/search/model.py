@@ -99,14 +99,12 @@ class Forecast:
         sd: its standard deviation, the noise of a run left out.
         log_mem_bytes: of the peak of a rank.
         mem_sd: its standard deviation.
-        log_data_share: of what the loader alone needs over what the step alone needs; above 0 the loader decides.
     """
 
     log_image_s: Array
     sd: Array
     log_mem_bytes: Array
     mem_sd: Array
-    log_data_share: Array
 
 
 class Surrogate:
@@ -240,7 +238,7 @@ class Surrogate:
         variance = quadratic(slope[WHOLE], self._covariance)
         variance = variance + np.maximum(self.misfit_frac**2 - quadratic(cross, self._inverse), 0.0)
         mem_sd = np.sqrt(quadratic(slope[MEMORY], self._covariance) + MEMORY_SD**2)
-        return Forecast(mean, np.sqrt(variance), value[MEMORY], mem_sd, value[LOADING] - value[COMPUTING])
+        return Forecast(mean, np.sqrt(variance), value[MEMORY], mem_sd)
 
     def draw(self, rng: np.random.Generator, n: int) -> Array:
         """(n, parameters) samples of the parameters (Thompson's sampling)."""

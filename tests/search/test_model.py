@@ -98,17 +98,6 @@ def test_more_trials_leave_less_open():
     assert many.forecast(held_out).sd.mean() < 0.7 * few.forecast(held_out).sd.mean()
 
 
-def test_knows_whether_the_loader_decides():
-    world = FormulaWorld(1)
-    model = world.fitted(40)
-    held_out = [p for p in world.draw(100) if p["workers"]]
-    out, _ = world.outputs(held_out)
-    says, is_so = model.forecast(held_out).log_data_share > 0, out[2] > out[1]
-    clear = np.abs(out[2] - out[1]) > 0.3
-    assert clear.sum() > 20
-    assert (says == is_so)[clear].mean() > 0.9
-
-
 def test_an_oom_raises_what_is_expected_of_memory_to_the_limit():
     """The peaks that were seen, all with amp, promise that it fits without as well; it does not."""
     world = FormulaWorld(2, image_bytes=GIB // 4)

@@ -21,7 +21,7 @@ from autotune.contract import (
 )
 from autotune.machine.memory import MemoryLimit
 from autotune.search.budget import Budget
-from autotune.search.in_memory import study_in_memory
+from autotune.search.in_memory import incumbents, study_in_memory
 from autotune.search.plan import Plan, Watch
 from autotune.search.posterior import fit
 from autotune.search.proposals import key_of
@@ -138,20 +138,13 @@ def row_of(session: Session, world: World, best_rate: float) -> dict[str, Any]:
     mean (search/posterior.py: as the product chooses its finalists), after AT trials.
     """
     assert session.baseline is not None
-    share, at_s, believed, value, n_oom, kept = [], [], {}, None, 0, 0.0
-    for i, ran in enumerate(session.ran):
-        result = ran.result
-        if result.role != "trial" and ran.number != session.baseline.number:
-            continue
-        n_oom += result.outcome is Outcome.OOM
-        if result.outcome.measured and ran.value is not None and (value is None or ran.value < value):
-            value, kept = ran.value, world.true_rate(result.params) / best_rate
-        if len(share) in AT:
-            believed[str(len(share))] = round(_believed(session, i + 1, world) / best_rate, 5)
-        share.append(round(kept, 5))
-        at_s.append(round(result.started_s + result.took_s, 1))
+    first, found = session.baseline.number, incumbents(session)
+    share = [round(world.true_rate(i.params) / best_rate, 5) for i in found]
+    whole = [i for i, r in enumerate(session.ran) if r.result.role == "trial" or r.number == first]
+    believed = {str(k): round(_believed(session, i + 1, world) / best_rate, 5) for k, i in enumerate(whole) if k in AT}
+    n_oom = sum(session.ran[i].result.outcome is Outcome.OOM for i in whole)
     believed["end"] = round(_believed(session, len(session.ran), world) / best_rate, 5)
-    row = {"share": share, "believed": believed, "at_s": at_s, "n_oom": n_oom}
+    row = {"share": share, "believed": believed, "at_s": [round(i.at_s, 1) for i in found], "n_oom": n_oom}
     return row | {"stopped": session.stopped_because}
 
 
