@@ -168,7 +168,10 @@ def _hand_over(job: Job, summary: Summary, observers: Sequence[Observer], interr
     """Export, report and last words; returns the exit code."""
     run_dir, budget = job.run_dir, job.budget
     if job.info.label:  # the sentence is what people copy: it must not travel without the label
-        verdict = replace(summary.verdict, sentence=f"{job.info.label}: {summary.verdict.sentence}")
+        said = summary.verdict.sentence
+        if job.info.replayed:  # the proof, too, was answered from what was recorded
+            said = said.replace("fresh runs", "recorded runs")
+        verdict = replace(summary.verdict, sentence=f"{job.info.label}: {said}")
         summary = replace(summary, verdict=verdict)
         write_json(run_dir.summary, summary)
     journal.emit(run_dir, observers, PhaseStarted(t_s=budget.elapsed_s(), phase="report"))

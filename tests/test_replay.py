@@ -86,6 +86,8 @@ def test_the_label_is_everywhere(replayed: tuple[Path, Path, Said]) -> None:
     info, summary = read_json(run / "run.json", RunInfo), read_json(run / "summary.json", Summary)
     assert (info.simulated, info.replayed, info.backend, info.label) == (True, "formula", "replay", "REPLAYED")
     assert summary.verdict.sentence.startswith("REPLAYED: ")
+    assert "interleaved blocks of recorded runs" in summary.verdict.sentence
+    assert "fresh" not in summary.verdict.sentence
     assert any("nothing was measured anew" in note for note in summary.notes)
     assert any("its interval is too narrow" in note for note in summary.notes), "four runs of the baseline, no more"
     page = (run / "report.html").read_text(encoding="utf-8")

@@ -21,9 +21,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 from autotune.contract import Params, Value
+from autotune.search.incumbent import NOISE_FRAC
 from autotune.search.proposals import changes_of, key_of
 from autotune.search.ran import Ran
-from autotune.search.session import NOISE_FRAC, Session
+from autotune.search.session import Session
 
 if TYPE_CHECKING:
     import numpy as np

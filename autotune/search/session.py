@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import sqrt
-from statistics import fmean, geometric_mean
 from typing import Any, Final
 
 from autotune.contract import (
@@ -30,6 +28,7 @@ from autotune.contract import (
 )
 from autotune.search import again, racing
 from autotune.search.budget import PURPOSE_OF
+from autotune.search.incumbent import best_of, noise_frac
 from autotune.search.job_time import EpochEnds, with_job
 from autotune.search.memory import MemoryModel
 from autotune.search.objective import OBJECTIVES
@@ -42,8 +41,6 @@ from autotune.search.study import Study
 
 COMPILE_LIMIT_S: Final = 900.0
 """For a trial that compiles: yolo11n took 476 s on two busy cores (ULTRALYTICS 4)."""
-NOISE_FRAC: Final = 0.015
-"""Run-to-run noise until three runs of the baseline say better (SEARCH 3.6)."""
 
 
 class Session:
@@ -280,27 +277,14 @@ class Session:
 
     def noise_frac(self) -> float:
         """Run-to-run standard deviation as a share, from the repeats of the baseline when there are three."""
-        values = self.baseline_values()
-        if len(values) < 3:
-            return NOISE_FRAC
-        mean = fmean(values)  # statistics.stdev reckons in fractions: a third of a millisecond, several times a trial
-        return max(NOISE_FRAC, sqrt(sum((v / mean - 1) ** 2 for v in values) / (len(values) - 1)))
+        return noise_frac(self.baseline_values())
 
     def best(self) -> Ran:
-        """Lowest objective among measured search trials; within the noise of it, the one with the fewest changes.
-
-        The baseline stands for the mean of its repeats, and an unstable trial for the bad end of its interval.
-        """
+        """The best measured search trial, or the baseline (incumbent.py); none that failed its fresh run."""
         assert self.baseline is not None
-        mine = self.baseline_values()
-        own = replace(self.baseline, value=geometric_mean(mine) if mine else None)
         tried = [r for r in self.ran if r.result.role == "trial" and r.result.outcome.measured]
         tried = [r for r in tried if key_of(r.result.params) not in self.failed]
-        valued = [(r.value * r.doubt, r) for r in (own, *tried) if r.value]
-        if not valued:
-            return self.baseline
-        limit = min(value for value, _ in valued) * (1 + self.noise_frac())
-        return min((len(r.changes), value, r.number, r) for value, r in valued if value <= limit)[3]
+        return best_of(self.baseline, self.baseline_values(), tried)
 
     def write_info(self, **fields: Any) -> None:
         """Rewrite run.json with what the baseline taught."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from autotune.contract import (
@@ -13,7 +13,6 @@ from autotune.contract import (
     Params,
     RunInfo,
     SegmentSettings,
-    Transport,
     TrialDir,
     TrialResult,
     TrialSpec,
@@ -22,7 +21,7 @@ from autotune.contract import (
 from autotune.machine.memory import MemoryLimit
 from autotune.search.budget import Budget
 from autotune.search.in_memory import incumbents, study_in_memory
-from autotune.search.plan import Plan, Watch
+from autotune.search.plan import Plan, SpacePort, Watch
 from autotune.search.posterior import fit
 from autotune.search.proposals import key_of
 from autotune.search.session import Session
@@ -35,13 +34,12 @@ class World(Protocol):
     """worlds.World, recorded.Recorded: a machine and a job with a known truth."""
 
     domain: dict[str, tuple[Value, ...]]
-    baseline: Params
-    seeds: tuple[Params, ...]
     n_ranks: int
     memory_limit_bytes: int | None
 
+    @property
+    def space(self) -> SpacePort: ...
     def clock(self) -> float: ...
-    def canonical(self, params: Params) -> Params: ...
     def true_rate(self, params: Params) -> float: ...
     def best(self) -> tuple[Params, float]: ...
     def __call__(
@@ -50,44 +48,22 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    domain: dict[str, tuple[Value, ...]]
-    baseline: Params
-    seeds: tuple[Params, ...]
-    frozen: dict[str, str] = field(default_factory=dict)
+class Unadvised:
+    """A space without its seeds, as plan.SpacePort: nobody says what an expert would try first."""
 
+    space: SpacePort
 
-@dataclass(frozen=True)
-class _Applied:
-    train_args: dict[str, Any]
-    env: dict[str, str] = field(default_factory=dict)
-    patches: Params = field(default_factory=dict)
-
-
-@dataclass
-class Port:
-    """plan.SpacePort of a world."""
-
-    world: World
-    seeds: tuple[Params, ...]
-
-    def prepare(
-        self,
-        effective: Mapping[str, Any],
-        n_images: int | None,
-        train_args: Mapping[str, Any] | None = None,
-        transport: Transport | None = None,
-    ) -> _Prepared:
-        return _Prepared(dict(self.world.domain), dict(self.world.baseline), self.seeds)
+    def prepare(self, *args: Any, **kwargs: Any) -> Any:
+        return replace(self.space.prepare(*args, **kwargs), seeds=())  # type: ignore[type-var]
 
     def pin(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
+        return self.space.pin(resolved)
 
     def canonical(self, params: Params) -> Params:
-        return self.world.canonical(params)
+        return self.space.canonical(params)
 
-    def materialise(self, params: Params) -> _Applied:
-        return _Applied({"batch": int(params.get("batch_per_gpu") or 1) * self.world.n_ranks, **params})
+    def materialise(self, params: Params) -> Any:
+        return self.space.materialise(params)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +88,7 @@ def plan_of(world: World, who: Contender, *, seed: int, n_trials: int, on_cpu: b
     return Plan(
         run_dir=None,
         info=info,
-        space=Port(world, world.seeds if who.expert else ()),
+        space=world.space if who.expert else Unadvised(world.space),
         budget=Budget(FOR_EVER_S, world.clock, started=world.clock()),
         data_for=lambda cache: "bench",
         segment=segment,
