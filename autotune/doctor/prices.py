@@ -52,6 +52,9 @@ from autotune.search.verdict import BASELINE, MIN_BLOCKS
 
 MARGIN: Final = 1.15
 """Run times vary on a busy machine."""
+FIRST_FRAC: Final = 0.5
+"""A later run's time over that of the very first, which may read all libraries from disk: supposed. In a new virtual
+environment the first of a job of 6 s took so long that a budget of two minutes seemed too short."""
 PROBES_FRAC: Final = 0.35
 """Of the budget, until the loader alone and the step alone have run; blocks are what gives a price."""
 MAX_BLOCKS: Final = 8
@@ -195,6 +198,8 @@ def _suspects(runs: _Runs, found: Priced, pages: PageCache) -> list[Suspect]:
     found.unpriced += [s for s in asked if isinstance(s, Unpriced)]
     suspects = [s for s in asked if isinstance(s, Suspect)]
     n_fit = max(0, int(budget.left_s() / (MIN_BLOCKS * MARGIN * own.took_s)) - 1)
+    if not n_fit and budget.left_s() >= 2 * MIN_BLOCKS * FIRST_FRAC * own.took_s:
+        n_fit = 1
     need_s = budget.elapsed_s() + (1 + len(suspects)) * MIN_BLOCKS * MARGIN * own.took_s
     why = f"no time for {MIN_BLOCKS} blocks; --budget {int(need_s // 60) + 1}m would have it"
     found.unpriced += [Unpriced(name=s.name, why=why) for s in suspects[n_fit:]]

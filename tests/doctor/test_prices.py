@@ -125,6 +125,8 @@ def test_a_budget_that_holds_less(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
     late = [u for u in found.unpriced if "no time for 3 blocks" in u.why]
     assert "cache=False" in {u.name for u in late}
     assert "--budget " in late[0].why
+    slow_start = measure(asked(tiny, "workers=1", budget="90s"), run=FakeRun(rate_of, took_s=20.0))
+    assert [p.name for p in slow_start.prices] == [f"{FAULT}=SSE41"], "the first run reads all libraries from disk"
     nothing = measure(asked(tiny, "workers=1", budget="30s"), run=FakeRun(rate_of, took_s=20.0))
     assert nothing.prices == []
 
@@ -295,7 +297,7 @@ def test_a_real_leftover_has_a_price(tiny: Path, monkeypatch: pytest.MonkeyPatch
     """A real job with a variable that slows convolutions to a third."""
     pairs = (f"model={MODEL}", f"data={tiny}", "imgsz=128", "batch=8", "device=cpu", "cache=ram")
     monkeypatch.setenv(FAULT, "SSE41")
-    found = measure(Request(pairs=pairs, budget="2m"), say=print)
+    found = measure(Request(pairs=pairs, budget="3m"), say=print)
     print("\n".join(found.lines))
     slow = next(p for p in found.prices if p.name == f"{FAULT}=SSE41")
     assert slow.ci95_lo > 0, slow
