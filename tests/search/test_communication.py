@@ -141,6 +141,7 @@ def test_their_share_of_the_budget_is_their_own(tmp_path):
     assert any("a longer --budget has the time for it" in note for note in summary.notes)
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_a_resumed_search_keeps_what_was_frozen_and_probes_no_more(tmp_path):
     _, _, plan, _ = run(tmp_path, local=1.0)
     info = read_json(plan.run_dir.info, RunInfo)

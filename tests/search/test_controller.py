@@ -86,6 +86,7 @@ def test_five_minutes_try_enough(tmp_path):
     assert summary.stopped_because.startswith("no time for another trial")
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_folders_numbers_and_study_agree(whole):
     _, trainer, plan, _ = whole
     study = study_of(plan)
@@ -155,6 +156,7 @@ def test_seeds_come_first(tmp_path):
     assert [{k: s.params[k] for k in DOMAIN} for s in tried[:2]] == list(seeds)
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_small_domain_is_measured_whole_and_once(tmp_path):
     space = FakeSpace(domain={"batch_per_gpu": (16, 32), "torch_threads": (1, 2)})
     summary, trainer, plan = run(tmp_path, space=space, budget_s=1000.0)
@@ -172,6 +174,7 @@ def test_inert_values_are_one_configuration(tmp_path):
     assert len(roles(trainer, "trial")) == 3  # workers 1 with each prefetch; workers 0 is the baseline
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_every_outcome_is_told(tmp_path):
     outcomes = {
         (32, 1): Outcome.INVALID, (32, 2): Outcome.OOM, (64, 1): Outcome.CRASH, (64, 2): Outcome.TIMEOUT,
@@ -206,6 +209,7 @@ class FakeMeteredTrainer(FakeTrainer):
         return replace(result, energy_j_per_image=watts / result.images_per_s)
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_energy_may_be_won_by_the_slower_one(tmp_path):
     space = FakeSpace(domain={"torch_threads": (1, 2), "channels_last": (False, True)})
     clock = FakeClock()
@@ -219,6 +223,7 @@ def test_energy_may_be_won_by_the_slower_one(tmp_path):
     assert not [t for t in study_of(plan).trials if t.user_attrs.get("outcome") == "pruned"], "slower is no reason"
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_racing_prunes_with_its_value(tmp_path):
     space = FakeSpace(domain={"torch_threads": (1, 2), "channels_last": (False, True)})
     fast = {"torch_threads": 2, "channels_last": False}
@@ -258,6 +263,7 @@ def test_dear_configurations_are_listed_as_not_tried(tmp_path):
     assert [e.not_tried for e in seen if e.kind == "trial_skipped"] == list(summary.not_tried)
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_baseline_out_of_memory_is_halved_and_labelled(tmp_path):
     def fails(spec):
         return Outcome.OOM if spec.train_args["batch"] > 16 else None
@@ -291,6 +297,7 @@ def test_baseline_never_fits_names_every_reason(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["baseline", "trial", "finalist"])
+@pytest.mark.usefixtures("study_on_disk")
 def test_interrupt(tmp_path, role):
     _, trainer, _ = run(tmp_path / "whole", budget_s=200.0)
     number = next(s.number for s in reversed(trainer.specs) if s.role == role)
@@ -312,6 +319,7 @@ def test_interrupt(tmp_path, role):
     assert (summary.best_number is None) == (role == "baseline")
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_interrupt_while_the_first_is_written_down(tmp_path):
     def observer(event):
         if event.kind == "trial_ended" and event.result.outcome is Outcome.INTERRUPTED:

@@ -93,6 +93,7 @@ def test_the_length_of_the_job_decides_who_wins(tmp_path):
     assert len(probes(trainer)) == 1, "there were no finalists"
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_every_trial_is_compared_by_the_same_terms(tmp_path):
     summary, trainer, plan = run(tmp_path, epochs=100, domain={"torch_threads": (1, 2), "workers": (0, 1, 2)})
     results = results_of(plan)
@@ -206,6 +207,7 @@ def test_interrupted_in_it_and_resumed(tmp_path):
     assert told
 
 
+@pytest.mark.usefixtures("study_on_disk")
 def test_killed_in_it_and_resumed(tmp_path):
     """As after kill -9: the study was told nothing of the baseline, and is not told before its probe has run."""
 

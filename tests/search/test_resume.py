@@ -16,6 +16,8 @@ from autotune.search.past import DIED, mend_journal, read_events, read_past
 from autotune.search.proposals import key_of
 from autotune.search.stopping import MIN_TRIALS
 
+pytestmark = pytest.mark.usefixtures("study_on_disk")
+
 MOMENTS = (
     ("trial_started", "baseline", 1),
     ("trial_started", "trial", 3),

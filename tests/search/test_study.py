@@ -9,6 +9,8 @@ import pytest
 from autotune.contract import Outcome, TrialResult
 from autotune.search.study import Study
 
+pytestmark = pytest.mark.usefixtures("study_on_disk")
+
 DOMAIN = {"batch_per_gpu": (16, 32, 64), "amp": (False, True), "prefetch_factor": (2, 4)}
 
 
