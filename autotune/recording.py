@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import exp, log
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, Final
 
 from autotune.contract import (
@@ -33,13 +33,13 @@ from autotune.contract import (
     from_dict,
     read_json,
 )
+from autotune.drift import drift_of
 from autotune.errors import FormatError, InputError
 from autotune.search.past import read_past
 from autotune.search.proposals import key_of
 from autotune.space.space import SearchSpace, load_space
 
 TABLE: Final = "table.json"
-MIN_SENTINELS: Final = 3
 RATES: Final = ("images_per_s", "ci95_lo", "ci95_hi")
 TIMES: Final = ("step_p50_s", "step_p90_s", "step_p99_s")
 COLUMNS: Final = ("end_s", "wait_s", "step_s", "images")
@@ -221,33 +221,11 @@ def _lines(folder: Path, fingerprint: str) -> Iterator[Recorded]:
 
 
 def steadied(runs: list[Recorded]) -> list[Recorded]:
-    """The runs of a table as they would be, had the machine not drifted while it was recorded.
-
-    The sentinels, one configuration measured again and again, tell how fast the machine was: each run's rate and times
-    are scaled by the geometric mean of all sentinels over that around it, which lies on the line between the running
-    medians of three sentinels before and after. Fewer than three sentinels tell nothing.
-    """
-    seen = [(i, log(r.result.images_per_s)) for i, r in enumerate(runs) if _is_sentinel(r) and r.result.images_per_s]
-    if len(seen) < MIN_SENTINELS:
-        return runs
-    level = fmean(y for _, y in seen)
-    inner = [(seen[k][0], median(y for _, y in seen[k - 1 : k + 2])) for k in range(1, len(seen) - 1)]
-    smooth = [seen[0], *inner, seen[-1]]
-    return [_scaled(run, exp(level - _between(smooth, i))) for i, run in enumerate(runs)]
-
-
-def _is_sentinel(run: Recorded) -> bool:
-    return run.result.role == "sentinel" and run.result.outcome.measured
-
-
-def _between(points: list[tuple[int, float]], at: int) -> float:
-    """Linear interpolation; before the first and after the last their own value."""
-    before = [p for p in points if p[0] <= at]
-    after = [p for p in points if p[0] >= at]
-    if not before or not after:
-        return (after or before)[0 if after else -1][1]
-    (x0, y0), (x1, y1) = before[-1], after[0]
-    return y0 if x1 == x0 else y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+    """The runs of a table as they would be, had the machine not drifted while it was recorded (drift.py)."""
+    timed = [r for r in runs if r.result.outcome.measured and r.result.images_per_s]
+    speeds = drift_of([key_of(r.result.params) for r in timed], [log(r.result.images_per_s or 1.0) for r in timed])
+    scales = {id(run): exp(-speed) for run, speed in zip(timed, speeds, strict=True)}
+    return [_scaled(run, scales[id(run)]) if id(run) in scales else run for run in runs]
 
 
 def _scaled(run: Recorded, factor: float) -> Recorded:
