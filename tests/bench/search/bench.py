@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from contenders import CONTENDERS
+from estimated import Estimate, estimate
 from studies import World, study
 from tables import figure, tables
 
@@ -32,8 +33,9 @@ CACHE = Path.home() / ".cache" / "autotune" / "bench"
 
 
 @cache
-def _recording(path: str) -> Recording:
-    return read_recording(path)
+def _recorded(path: str) -> tuple[Recording, Estimate]:
+    recording = read_recording(path)
+    return recording, estimate(recording)
 
 
 def world_of(name: str, seed: int) -> World:
@@ -41,7 +43,8 @@ def world_of(name: str, seed: int) -> World:
     if (RECORDED / name / "table.json").exists():
         from recorded import RecordedWorld
 
-        return RecordedWorld(_recording(str(RECORDED / name)), seed)
+        recording, truth = _recorded(str(RECORDED / name))
+        return RecordedWorld(recording, seed, truth)
     from worlds import World as Simulated
 
     return Simulated(name, seed, study_seed=seed, cache=CACHE)

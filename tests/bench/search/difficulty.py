@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from math import comb, log, sqrt
+from math import comb
 from pathlib import Path
 from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from autotune.recording import Recording, read_recording
+from estimated import estimate
+
+from autotune.recording import read_recording
+from autotune.search.proposals import key_of
 
 FRACS = (0.10, 0.05, 0.02, 0.01)
 DRAWS = (5, 10, 12, 20, 30, 40)
@@ -26,42 +30,35 @@ def random_curve(n_cells: int, n_good: int, draws: int) -> float:
     return 1 - comb(n_cells - n_good, draws) / comb(n_cells, draws) if draws <= n_cells else 1.0
 
 
-def noise_of(recording: Recording) -> tuple[float, int]:
-    """Standard deviation of the log of a run's rate, pooled over cells that ran more than once, and its df."""
-    squares, df = 0.0, 0
-    for runs in recording.cells.values():
-        logs = [log(r.result.images_per_s) for r in runs if r.result.outcome.measured and r.result.images_per_s]
-        squares += sum((y - fmean(logs)) ** 2 for y in logs)
-        df += max(0, len(logs) - 1)
-    return sqrt(squares / df) if df else float("nan"), df
-
-
 def describe(path: str) -> str:
     """The difficulty of one table, in lines."""
     recording = read_recording(path)
-    rates = {key: recording.truth(runs[0].result.params) for key, runs in recording.cells.items()}
-    known = [rate for rate in rates.values() if rate is not None]
-    best, top = recording.best()
-    n, noise = len(known), noise_of(recording)
-    good = {frac: sum(rate >= (1 - frac) * top for rate in known) for frac in FRACS}
-    baseline = recording.truth(recording.baseline) or float("nan")
+    found = estimate(recording)
+    configs = {key_of(params): params for params in recording.configs}
+    known = found.images_per_s
+    best, top = max(known.items(), key=lambda rated: rated[1])
+    n = len(known)
+    good = {frac: sum(rate >= (1 - frac) * top for rate in known.values()) for frac in FRACS}
+    baseline = known[key_of(recording.baseline)]
     times = [r.result.took_s for runs in recording.cells.values() for r in runs]
-    changes = ", ".join(f"{k}={v}" for k, v in best.items() if v != recording.baseline.get(k))
-    lines = [
-        f"### {recording.name}",
-        f"{n} configurations measured of {len(rates)}, {len(times)} runs of {fmean(times):.1f} s; fewest runs a cell: "
-        f"{min(len(runs) for runs in recording.cells.values())}",
-        f"best {top:.1f} images/s with {changes}; the baseline "
-        f"{baseline:.1f} ({baseline / top:.0%}), the median {sorted(known)[n // 2] / top:.0%} of it",
-        f"a run differs by {noise[0]:.1%} (sd, df {noise[1]}), a mean of two by {noise[0] / sqrt(2):.1%}",
-        "within " + ", ".join(f"{frac:.0%}: {k} ({k / n:.1%})" for frac, k in good.items()),
-        "random is within 2 % after "
-        + ", ".join(f"{k}: {random_curve(n, good[0.02], k):.0%}" for k in DRAWS if k <= n)
-        + " trials",
-    ]
+    changes = ", ".join(f"{k}={v}" for k, v in configs[best].items() if v != recording.baseline.get(k))
     at_12 = random_curve(n, good[0.02], min(12, n))
-    lines.append("hard enough for the goal" if at_12 <= MOST else "too easy for the goal")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"### {recording.name}",
+            f"{n} configurations measured of {len(configs)}, {len(times)} runs of {fmean(times):.1f} s; fewest runs a "
+            f"cell: {min(map(len, recording.cells.values()))}",
+            f"best {top:.1f} images/s with {changes}; the baseline {baseline:.1f} ({baseline / top:.0%}), the median "
+            f"{sorted(known.values())[n // 2] / top:.0%} of it",
+            f"sd of a run {found.noise_frac:.1%}, of interactions {found.pairs_frac:.1%}, of what a configuration has "
+            f"beyond them {found.own_frac:.1%}; the best is known to {found.sd_frac[best]:.1%} (sd)",
+            "within " + ", ".join(f"{frac:.0%}: {k} ({k / n:.1%})" for frac, k in good.items()),
+            "random is within 2 % after "
+            + ", ".join(f"{k}: {random_curve(n, good[0.02], k):.0%}" for k in DRAWS if k <= n)
+            + " trials",
+            "hard enough for the goal" if at_12 <= MOST else "too easy for the goal",
+        ]
+    )
 
 
 def main() -> None:

@@ -20,10 +20,11 @@ from autotune.recording import Recording
 from autotune.search.proposals import key_of
 
 EFFECT_SD = 1.0
-"""Of main effects and interactions: nearly nothing is believed of them."""
-OWN = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
+"""Of main effects: nearly nothing is believed of them."""
+PAIRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+OWN = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
 NOISE = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.16)
-"""Grids of standard deviations: of what one configuration alone has, and of a run."""
+"""Grids of standard deviations: of interactions, of what one configuration alone has, and of a run."""
 
 
 @dataclass(frozen=True)
@@ -34,38 +35,36 @@ class Estimate:
     """key_of -> images/s."""
     sd_frac: dict[str, float]
     """key_of -> standard deviation of its logarithm."""
+    pairs_frac: float
     own_frac: float
     noise_frac: float
-
-    def best(self) -> float:
-        """Images/s of the fastest."""
-        return max(self.images_per_s.values())
 
 
 def estimate(recording: Recording) -> Estimate:
     """The estimate of a table."""
-    runs = [(r.result.params, log(x)) for rs in recording.cells.values() for r in rs if (x := _rate(r.result))]
-    cells = {key_of(params): params for params, _ in runs}
-    places = {key: i for i, key in enumerate(cells)}
-    at = np.array([places[key_of(params)] for params, _ in runs])
-    y = np.array([rate for _, rate in runs])
-    level = y.mean()
-    x = _features(list(cells.values()))
-    effects = EFFECT_SD**2 * x @ x.T
+    cells = {key: [log(x) for r in runs if (x := _rate(r.result))] for key, runs in recording.cells.items()}
+    cells = {key: ys for key, ys in cells.items() if ys}
+    params = {key_of(p): p for p in recording.configs}
+    mean, count = np.array([np.mean(ys) for ys in cells.values()]), np.array([len(ys) for ys in cells.values()])
+    within = sum(float(np.sum((np.array(ys) - np.mean(ys)) ** 2)) for ys in cells.values())
+    level, df = mean.mean(), int(count.sum()) - len(cells)
+    mains, pairs = (_alike([params[key] for key in cells], n) for n in (1, 2))
     best: tuple[float, Any] = (np.inf, None)
-    for own, noise in itertools.product(OWN, NOISE):
-        between = effects + own**2 * np.eye(len(cells))
-        inverse = np.linalg.inv(between[np.ix_(at, at)] + noise**2 * np.eye(len(y)))
-        loss = (y - level) @ inverse @ (y - level) - np.linalg.slogdet(inverse)[1]
+    for pair, own, noise in itertools.product(PAIRS, OWN, NOISE):
+        between = EFFECT_SD**2 * mains + pair**2 * pairs + own**2 * np.eye(len(mean))
+        inverse = np.linalg.inv(between + np.diag(noise**2 / count))
+        # The means, and the runs about them: together all runs' likelihood.
+        loss = (mean - level) @ inverse @ (mean - level) - np.linalg.slogdet(inverse)[1]
+        loss += within / noise**2 + df * log(noise**2)
         if loss < best[0]:
-            cross = between[:, at]
-            mean = level + cross @ inverse @ (y - level)
-            sd = np.sqrt(np.maximum(np.diag(between) - ((cross @ inverse) * cross).sum(axis=1), 0.0))
-            best = float(loss), (own, noise, mean, sd)
-    own, noise, mean, sd = best[1]
+            believed = level + between @ inverse @ (mean - level)
+            variance = np.diag(between) - ((between @ inverse) * between).sum(axis=1)
+            best = float(loss), (pair, own, noise, believed, np.sqrt(np.maximum(variance, 0.0)))
+    pair, own, noise, believed, sd = best[1]
     return Estimate(
-        images_per_s={key: exp(mean[i]) for key, i in places.items()},
-        sd_frac={key: float(sd[i]) for key, i in places.items()},
+        images_per_s={key: exp(believed[i]) for i, key in enumerate(cells)},
+        sd_frac={key: float(sd[i]) for i, key in enumerate(cells)},
+        pairs_frac=pair,
         own_frac=own,
         noise_frac=noise,
     )
@@ -75,11 +74,10 @@ def _rate(result: Any) -> float | None:
     return result.images_per_s if result.outcome.measured else None
 
 
-def _features(configurations: list[Params]) -> np.ndarray:
-    """(n, features): each value of each setting, and each pair of values of two settings."""
-    names = list(configurations[0])
-    columns: list[list[float]] = []
-    for one, other in itertools.combinations_with_replacement(names, 2):
-        for pair in {(repr(p[one]), repr(p[other])) for p in configurations}:
-            columns.append([float((repr(p[one]), repr(p[other])) == pair) for p in configurations])
-    return np.array(columns).T
+def _alike(configurations: list[Params], n: int) -> Any:
+    """(n, n) in how many of the settings, or of the pairs of settings, two configurations agree."""
+    out = np.zeros((len(configurations), len(configurations)))
+    for names in itertools.combinations(configurations[0], n):
+        values = [repr([p[name] for name in names]) for p in configurations]
+        out += np.array([[a == b for b in values] for a in values])
+    return out

@@ -1,17 +1,20 @@
-"""A recorded table, or run, as a machine that a study in memory can search; its truth is the mean of what was measured.
+"""A recorded table, or run, as a machine that a study in memory can search; what is true there says estimated.py.
 
-World = `RecordedWorld(read_recording(path), seed)`: it is the trainer (`search.plan.RunTrial`) and the clock at once.
+World = `RecordedWorld(recording, seed, estimate(recording))`: the trainer (`search.plan.RunTrial`) and clock at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from estimated import Estimate
+
 from autotune.contract import Params, TrialDir, TrialResult, TrialSpec, Value
 from autotune.recording import Recording
 from autotune.replay import Replay
 from autotune.replay_question import RecordedSpace, space_of
 from autotune.search.plan import Watch
+from autotune.search.proposals import key_of
 
 
 @dataclass
@@ -21,10 +24,12 @@ class RecordedWorld:
     Args:
         recording: the answers.
         seed: draws in which order a configuration's runs answer.
+        truth: what each configuration is worth.
     """
 
     recording: Recording
     seed: int
+    truth: Estimate
     space: RecordedSpace = field(init=False)
     """What the search is given as its space."""
     memory_limit_bytes: int | None = None
@@ -53,12 +58,14 @@ class RecordedWorld:
         return self.space.canonical(params)
 
     def true_rate(self, params: Params) -> float | None:
-        """Images/s, the mean over its measured runs; None: it fails, or was not recorded."""
-        return self.recording.truth(params)
+        """Images/s, as estimated from all runs; None: it fails, or was not recorded."""
+        return self.truth.images_per_s.get(key_of(params))
 
     def best(self) -> tuple[Params, float]:
         """The configuration with the highest true rate, and that."""
-        return self.recording.best()
+        by_key = {key_of(params): params for params in self.recording.configs}
+        key, rate = max(self.truth.images_per_s.items(), key=lambda found: found[1])
+        return by_key[key], rate
 
     def __call__(
         self, spec: TrialSpec, directory: TrialDir, *, started_s: float, watch: Watch | None = None
