@@ -18,7 +18,10 @@ PRIVATE = tempfile.TemporaryDirectory(prefix="autotune-tests-")  # removed when 
 # Tests that import Ultralytics, or start the yolo client, must not write the settings of whoever runs them.
 os.environ.setdefault("YOLO_CONFIG_DIR", f"{PRIVATE.name}/yolo")
 DATA_FOLDERS = itertools.count()
-# A search that somebody runs on this machine is no fault of the tests, nor theirs of it.
+# A search that somebody runs on this machine is no fault of the tests, nor theirs of it; nor that of a second process
+# of the same tests (pytest -n 2), which inherits what the first one has set.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("AUTOTUNE_LOCKS", None)
 os.environ.setdefault("AUTOTUNE_LOCKS", f"{PRIVATE.name}/locks")
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
