@@ -27,6 +27,11 @@ os.environ.setdefault("AUTOTUNE_LOCKS", f"{PRIVATE.name}/locks")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the plain tests; one where seconds of real training count, and for a debugger."""
+    return 2 if "not slow" in config.option.markexpr and not config.option.usepdb else 0
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _module_data() -> Iterator[None]:
     """An atlas of its own for the fixtures of a module: nobody's real one, and no test's."""
