@@ -51,8 +51,10 @@ def test_every_configuration_was_measured_twice_with_its_steps(table: tuple[str,
     assert sum(line["role"] == "sentinel" for line in lines) >= len(lines) / 10
     for line in lines:
         window = line["steps"]["end_s"][line["measured_from"] - 1 :]
-        rate = sum(line["steps"]["images"][line["measured_from"] :]) / (window[-1] - window[0])
-        assert line["result"]["images_per_s"] == pytest.approx(rate, rel=0.02), "the raw window gives the rate"
+        used = sum(line["steps"]["images"][line["measured_from"] :]) / (window[-1] - window[0])
+        rate, waits = line["result"]["images_per_s"], line["result"]["params"]["workers"] == 0
+        assert rate <= used * 1.001, "the raw window gives the rate"
+        assert rate >= used * (0.999 if waits else 0.9), "and less only where a prefetch queue drained"
 
 
 def test_it_is_hard_enough(table: tuple[str, Recording, Estimate]) -> None:
