@@ -95,7 +95,8 @@ def main() -> None:
         names = given.strategies.split(",")
         run(given.out, given.worlds.split(","), names, range(first, last + 1), given.trials, (k, n))
         return
-    rows = [row for path in given.outs for row in _rows(path)]
+    order = list(CONTENDERS)  # not that of the shards: the same line has the same colour in every figure
+    rows = sorted((row for path in given.outs for row in _rows(path)), key=lambda row: order.index(row["strategy"]))
     print(tables(rows))
     if given.figure:
         given.figure.write_text(figure(rows))
