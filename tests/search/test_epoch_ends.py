@@ -191,6 +191,7 @@ def test_a_probe_that_fails_is_said_and_all_goes_on_without(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("study_on_disk")
 def test_interrupted_in_it_and_resumed(tmp_path):
     stop = [KeyboardInterrupt()]
     summary, *_ = run(tmp_path, epochs=200, fails=lambda spec: stop.pop() if spec.probe and stop else None)
@@ -233,6 +234,7 @@ def test_killed_in_it_and_resumed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("study_on_disk")
 def test_resumed_after_it_nothing_changes(tmp_path):
     stop = [KeyboardInterrupt()]
     dies = lambda spec: stop.pop() if spec.role == "finalist" and spec.number > 8 and stop else None  # noqa: E731
