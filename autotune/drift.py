@@ -9,6 +9,7 @@ Gaussian Processes for Machine Learning, 2006, 2.2 and 5.4.1).
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Final
 
@@ -34,7 +35,7 @@ def drift_of(configurations: Sequence[Hashable], log_rates: Sequence[float]) -> 
     from scipy.linalg import cho_factor, cho_solve
 
     n = len(log_rates)
-    if max((configurations.count(c) for c in set(configurations)), default=0) < MIN_REPEATS:
+    if max(Counter(configurations).values(), default=0) < MIN_REPEATS:
         return [0.0] * n
     names = {c: i for i, c in enumerate(dict.fromkeys(configurations))}
     cell = np.array([names[c] for c in configurations])

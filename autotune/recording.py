@@ -104,11 +104,6 @@ class Recording:
         rates = [r.result.images_per_s for r in runs if r.result.outcome.measured and r.result.images_per_s]
         return fmean(rates) if rates else None
 
-    def best(self) -> tuple[Params, float]:
-        """The configuration of the highest truth, and that."""
-        rated = ((params, self.truth(params)) for params in self.configs)
-        return max(((params, rate) for params, rate in rated if rate is not None), key=lambda found: found[1])
-
 
 def read_recording(path: str) -> Recording:
     """A run folder or a table.
