@@ -93,6 +93,8 @@ def test_the_label_is_everywhere(replayed: tuple[Path, Path, Said]) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "REPLAYED from formula: nothing was measured anew" in page
     assert "<title>REPLAYED: " in page
+    assert "Two recorded runs of one configuration" in page
+    assert " fresh runs of one configuration" not in page
     assert "SIMULATED" not in page
     assert "(simulated)" not in page
     events = [json.loads(text) for text in (run / "events.jsonl").read_text().splitlines()]

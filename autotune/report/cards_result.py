@@ -47,6 +47,7 @@ def before_after(run: RunData) -> Card:
     df = pd.DataFrame([row for f in finalists for row in _runs_of(run, f, finalists[0])])
     figure = base_figure(96 + 62 * len(finalists))
     beside = "fewer joules per image than " if measure_of(run).column == "energy_j_per_image" else ""
+    kind = "recorded run" if run.info.replayed else "fresh run"
     for f in finalists:
         name, dots = FINALIST_NAMES[f.name], df[(df["name"] == f.name) & df["gain"].notna()]
         interval = f.ci95_lo is not None and f.ci95_hi is not None and f.speedup is not None
@@ -57,7 +58,7 @@ def before_after(run: RunData) -> Card:
             width=0.55,
             marker={"color": _COLOURS[f.name], "opacity": 0.4},
             error_x=_error_bar(f) if interval and f.name != "baseline" else None,
-            hovertemplate=plain(_finalist_words(f, beside)) + "<extra></extra>",
+            hovertemplate=plain(_finalist_words(f, beside, kind)) + "<extra></extra>",
         )
         figure.add_scatter(
             x=dots["gain"].tolist(),
@@ -73,9 +74,11 @@ def before_after(run: RunData) -> Card:
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     verdict = run.summary.verdict
-    note = " ".join(_finalist_words(f, beside) + "." for f in finalists if f.name != "baseline") or verdict.sentence
+    note = (
+        " ".join(_finalist_words(f, beside, kind) + "." for f in finalists if f.name != "baseline") or verdict.sentence
+    )
     if verdict.sigma_run_frac is not None:
-        note += f" Two fresh runs of one configuration differ by {words.percent(verdict.sigma_run_frac)} (sd) here"
+        note += f" Two {kind}s of one configuration differ by {words.percent(verdict.sigma_run_frac)} (sd) here"
         smallest = verdict.smallest_effect_frac
         found = "" if smallest is None else f"; a gain below {words.percent(smallest)} may have been missed"
         note += f"{found}."
@@ -97,7 +100,7 @@ def _error_bar(f: Finalist) -> dict[str, Any]:
     }
 
 
-def _finalist_words(f: Finalist, beside: str) -> str:
+def _finalist_words(f: Finalist, beside: str, kind: str) -> str:
     name = FINALIST_NAMES[f.name]
     interval = "" if f.ci95_lo is None else f" (95 % CI {words.number(f.ci95_lo)} to {words.number(f.ci95_hi)})"
     gain = (
@@ -106,7 +109,7 @@ def _finalist_words(f: Finalist, beside: str) -> str:
         else f", {words.times(f.speedup)} {beside}your arguments{interval}"
     )
     job = "" if f.job_s is None else f", {words.seconds(f.job_s)} for the whole job"
-    runs = words.plural(len(f.numbers), "fresh run")
+    runs = words.plural(len(f.numbers), kind)
     return f"{name[0].upper()}{name[1:]}: {words.rate(f.images_per_s)}{gain}{job}, {runs}"
 
 
