@@ -1,6 +1,6 @@
 """What is believed of each setting before anything is measured, and how does a configuration become numbers?
 
-A setting acts on four resources, each by a factor; here stand the logs of these factors, as a mean and a standard
+A setting acts on six resources, each by a factor; here stand the logs of these factors, as a mean and a standard
 deviation. The means are folklore (KNOBS 1, SEARCH 5.3), the deviations are wide: they are worth some ten trials when
 they are right, and cost nothing by the twentieth when they are wrong (SEARCH 2.4). A setting that is not listed has
 UNKNOWN, so a new knob needs no row here.
@@ -20,19 +20,30 @@ from autotune.contract import Params, Value
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-Resource = Literal["compute", "launch", "data", "exchange", "memory"]
+Resource = Literal["compute", "launch", "data", "exchange", "memory", "hide"]
 """compute: seconds per image of the step without waiting; launch: its part that no batch makes longer; data: seconds
-per image of the loader; exchange: what of the ranks' communication nothing hides; memory: bytes per image."""
-RESOURCES: Final[tuple[Resource, ...]] = ("compute", "launch", "data", "exchange", "memory")
+per image of the loader; exchange: the ranks' communication; memory: bytes per image; hide: what of the communication
+the backward pass hides."""
+RESOURCES: Final[tuple[Resource, ...]] = ("compute", "launch", "data", "exchange", "memory", "hide")
 Belief = tuple[float, float]
 """Mean and standard deviation of a log factor."""
 
 BATCH: Final = "batch_per_gpu"
 WORKERS: Final = "workers"
 THREADS: Final = "torch_threads"
+BUCKET: Final = "bucket_cap_mb"
 UNKNOWN: Final[dict[Resource, Belief]] = {"compute": (0.0, 0.05), "data": (0.0, 0.03), "memory": (0.0, 0.05)}
 EXCHANGE: Final[dict[Resource, Belief]] = {"exchange": (0.0, 0.35), "compute": (0.0, 0.02)}
 """Of a knob that acts on communication and has no row of its own."""
+EXCHANGES: Final[dict[str, Belief]] = {
+    "nccl_buffsize": (0.0, 0.1),
+    "nccl_algo": (0.0, 0.25),
+    "nccl_ctas": (0.0, 0.25),
+    "nccl_p2p_level": (-0.1, 0.2),
+    BUCKET: (0.0, 0.1),
+}
+"""The same for knobs that move the exchange less than EXCHANGE; what a bucket's size does stands in the formula."""
+EXCHANGES_COMPUTE_SD: Final = 0.015
 LEVEL_SD: Final = 0.06
 """Of a single value of a knob with a slope, about its line."""
 
@@ -54,16 +65,25 @@ VALUES: Final[dict[str, dict[Value, dict[Resource, Belief]]]] = {
     "deterministic": {True: {}, False: {"compute": (-0.02, 0.05)}},
     "cache": {
         False: {},
-        "ram": {"data": (-0.5, 0.5), "compute": (0.0, 0.03)},
-        "disk": {"data": (-0.4, 0.5), "compute": (0.0, 0.03)},
+        "ram": {"data": (-0.5, 0.5)},
+        "disk": {"data": (-0.4, 0.5)},
     },
-    "pin_memory": {True: {}, False: {"compute": (0.02, 0.04)}},
+    "pin_memory": {True: {}, False: {"compute": (0.02, 0.02)}},
     "fused_sgd": {False: {}, True: {"compute": (-0.01, 0.03), "launch": (-0.05, 0.1)}},
     "stride_on_cpu": {False: {}, True: {"launch": (-0.05, 0.1)}},
     "gc_freeze": {False: {}, True: {"launch": (-0.02, 0.05)}},
     "find_unused_parameters": {True: {}, False: {"launch": (-0.05, 0.1), "exchange": (-0.1, 0.2)}},
     "no_sync": {False: {}, True: {"exchange": (-0.5, 0.5)}},
     "nccl_backend": {"nccl2": {}, "legacy": {"exchange": (-0.2, 0.4)}},
+    "gradient_as_bucket_view": {False: {}, True: {"compute": (-0.005, 0.01)}},
+    "blocking_wait": {True: {}, False: {"launch": (-0.02, 0.05)}},
+    "alloc_conf": {None: {}, "expandable_segments:True": {"compute": (0.0, 0.01), "memory": (-0.05, 0.08)}},
+    # A compiled graph has all gradients ready at once, at its end (KNOBS 0, fact 13).
+    "ddp_wrap": {
+        None: {},
+        "ddp_of_compiled": {"hide": (-1.2, 0.8)},
+        "compiled_ddp": {"hide": (0.0, 0.3), "compute": (0.0, 0.03)},
+    },
 }
 """Knob -> value -> resource -> log factor against that knob's plainest value."""
 SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
@@ -75,10 +95,8 @@ SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
     "nccl_ib_qps": {"exchange": (-0.1, 0.2)},
 }
 """Knob -> resource -> log factor per natural log of its value."""
-BUCKET: Final = "bucket_cap_mb"
-BUCKET_BELIEF: Final[dict[Resource, Belief]] = {"exchange": (0.0, 0.5), "compute": (0.0, 0.02)}
-"""Each size by itself: small buckets begin early and cost latency, large ones end late (KNOBS 1.4). A parabola in the
-log of the size found the best later (simulated, results/LOG.md)."""
+CROWD_SD: Final[dict[str, tuple[float, float]]] = {WORKERS: (0.015, 0.05), "cache": (0.01, 0.03)}
+"""Of the compute of knobs that take or give back CPU time, (beside a GPU, on a CPU)."""
 NO_EFFECT: Final = frozenset({"val_workers"})
 
 
@@ -132,13 +150,16 @@ class Encoding:
         return out
 
 
-def encode(domain: Mapping[str, Sequence[Value]], baseline: Params, exchanging: frozenset[str]) -> Encoding:
+def encode(
+    domain: Mapping[str, Sequence[Value]], baseline: Params, exchanging: frozenset[str], *, on_cpu: bool = False
+) -> Encoding:
     """The encoding of a domain.
 
     Args:
         domain: knob -> values.
         baseline: the user's own settings: every coefficient is a difference from them.
         exchanging: knobs that act on communication between ranks; empty with one rank.
+        on_cpu: loaders and the step share the cores.
     """
     names = tuple(domain)
     values = tuple(_with_first(domain[name], baseline.get(name)) for name in names)
@@ -154,7 +175,7 @@ def encode(domain: Mapping[str, Sequence[Value]], baseline: Params, exchanging: 
             mean.append(slope[0])
             sd.append(slope[1])
             entries += [(int(offsets[j]) + i, len(labels) - 1, _log(v) - base) for i, v in enumerate(values[j])]
-        own = _beliefs(name, values[j], exchanging)
+        own = _beliefs(name, values[j], exchanging, on_cpu=on_cpu)
         for i, value in enumerate(values[j][1:], start=1):
             for resource in RESOURCES:
                 here, there = own[i].get(resource), own[0].get(resource)
@@ -191,15 +212,20 @@ def _slopes(name: str) -> dict[Resource, Belief]:
     return SLOPES.get(name, {})
 
 
-def _beliefs(name: str, values: Sequence[Value], exchanging: frozenset[str]) -> list[dict[Resource, Belief]]:
+def _beliefs(
+    name: str, values: Sequence[Value], exchanging: frozenset[str], *, on_cpu: bool
+) -> list[dict[Resource, Belief]]:
     """For each value what is believed of it."""
-    if name == WORKERS:
+    if name in CROWD_SD:
+        crowd: Belief = (0.0, CROWD_SD[name][on_cpu])
         # More workers than cores help nobody, and they take cores from the step: the line alone is not enough.
-        return [{"data": (0.0, 0.1), "compute": (0.0, 0.05)} for _ in values]
+        data = [VALUES[name].get(v, {}).get("data") if name in VALUES else (0.0, 0.1) for v in values]
+        return [{"data": d, "compute": crowd} if d else {} for d in data]
     if name == BATCH:  # the formula has its line; some sizes suit the kernels
         return [{"compute": (0.0 if _is_power_of_2(v) else 0.01, 0.03)} for v in values]
-    if name == BUCKET:
-        return [BUCKET_BELIEF if v is not None else {} for v in values]
+    if name in EXCHANGES:
+        own: dict[Resource, Belief] = {"exchange": EXCHANGES[name], "compute": (0.0, EXCHANGES_COMPUTE_SD)}
+        return [own if v is not None else {} for v in values]
     if name in NO_EFFECT:
         return [{} for _ in values]
     if name in SLOPES:

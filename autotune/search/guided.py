@@ -1,7 +1,9 @@
 """What does the structured surrogate propose next? (SEARCH 5.3 to 5.5)
 
 Expected improvement of the objective times the probability that it fits into memory, over the price to a power that
-cools from 1 to 0: what is cheap first, what is best later. Candidates: neighbours of the best, optima of samples of the
+cools from 1 to 0: what is cheap first, what is best later. The improvement is a mean over samples of the model, each of
+which has an opinion of the best, too: fewer loader workers cannot make a step faster that never waited, however little
+is known of the loader. Candidates: neighbours of the best, optima of samples of the
 model (Thompson), and composite moves of precision, compile and batch together, because a better precision may need
 another batch before it shows.
 """
@@ -31,12 +33,14 @@ FITS: Final = 0.9
 COOL: Final = 24
 """Trials until the price no longer counts."""
 HEDGE_FROM: Final = 8
-HEDGES: Final = ((LARGE_MISFIT, 2), (0.03, 4), (0.0, 8))
+HEDGES: Final = ((LARGE_MISFIT, 4), (0.0, 8))
 """(misfit from, every so many trials the sampler has its turn): the further off the formula is, the more often."""
 SHAPES: Final = ("amp", "compile", "channels_last", "activation_memory_budget")
 """Moved together with the batch."""
 TOP: Final = 6
 N_PAIRS, N_TRIPLES, N_RANDOM, N_SAMPLES = 300, 150, 200, 8
+N_OPINIONS: Final = 48
+"""Samples of the model over which the expected improvement is a mean."""
 MOST_SHAPES: Final = 48
 FINALISTS: Final = 64
 """Candidates whose spelling is looked at."""
@@ -54,7 +58,7 @@ def propose(s: Situation) -> Proposal:
         return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
     forecast = mind.model.forecast(candidates)
     fits = mind.fits(forecast)
-    worth = np.where(fits >= FITS, mind.improvement(candidates, forecast) * fits, -1.0)
+    worth = np.where(fits >= FITS, mind.improvement(candidates) * fits, -1.0)
     power = max(0.0, 1.0 - s.n_trials / COOL)
     price = np.array([s.price(params).total_s for params in candidates]) if power else np.ones(len(candidates))
     order = np.argsort(-worth / np.maximum(price, 1e-3) ** power)
@@ -98,9 +102,15 @@ class Mind:
         self.s = s
         domain = s.proposals.domain
         exchanging = frozenset(COMMUNICATION) if s.n_ranks > 1 else frozenset[str]()
-        self.encoding: Encoding = encode(domain, s.proposals.baseline, exchanging)
+        self.encoding: Encoding = encode(domain, s.proposals.baseline, exchanging, on_cpu=s.on_cpu)
         cores = max((float(v) for v in domain.get(THREADS, ()) if isinstance(v, int)), default=1.0)
-        setting = Setting(n_ranks=s.n_ranks, on_cpu=s.on_cpu, n_cores=cores, limit_bytes=s.limit_bytes)
+        setting = Setting(
+            n_ranks=s.n_ranks,
+            on_cpu=s.on_cpu,
+            n_cores=cores,
+            limit_bytes=s.limit_bytes,
+            gradient_bytes=s.baseline.result.job.get("gradient_bytes"),
+        )
         self.model = Surrogate(self.encoding, setting, observations)
         self.rng = np.random.default_rng((s.seed, len(s.ran)))
         self.noise = pooled_noise(s.ran)
@@ -114,7 +124,7 @@ class Mind:
         per_forward = backward_per_forward(s.ran)
         shares = {r.number: exchange_frac(r.result, per_forward) for r in s.ran if r.result.role != "probe"}
         self.fixed, self.inert = frozen(s.ran, {n: e for n, e in shares.items() if e is not None}, tuple(domain))
-        self.best = float(self._values[self.order[0]])
+        self.thetas = self.model.draw(self.rng, N_OPINIONS)
 
     def _shape(self) -> _Job:
         result = self.s.baseline.result
@@ -127,32 +137,39 @@ class Mind:
         paid = sum(terms.get(t) or 0.0 for t in ("compile_s", "cache_build_s"))
         return _Job(steps, max(0.0, value - steps - paid), image_s, once=True)
 
-    def _parts(self, configurations: Sequence[Params], log_image_s: Array) -> tuple[Array, Array]:
-        """(objective, its part that scales with the steps)."""
+    def _parts(self, log_image_s: Array, configurations: Sequence[Params] | None = None) -> tuple[Array, Array]:
+        """(objective, its part that scales with the steps); what is paid once only where configurations are given."""
         steps = self._job.steps * np.exp(log_image_s) / self._job.image_s
-        once = np.zeros(len(configurations))
-        if self._job.once:
-            for i, params in enumerate(configurations):
-                if params.get("compile") or params.get("cache"):
-                    price = self.s.cold(params)
-                    once[i] = price.compile_s + price.cache_s
+        once = np.zeros(log_image_s.shape[-1])
+        for i, params in enumerate(configurations or () if self._job.once else ()):
+            if params.get("compile") or params.get("cache"):
+                price = self.s.cold(params)
+                once[i] = price.compile_s + price.cache_s
         return steps + self._job.rest + once, steps
 
     def _log_objective(self, configurations: Sequence[Params], forecast: Forecast) -> Array:
-        out: Array = np.log(self._parts(configurations, forecast.log_image_s)[0])
+        out: Array = np.log(self._parts(forecast.log_image_s, configurations)[0])
         return out
 
-    def improvement(self, configurations: Sequence[Params], forecast: Forecast) -> Array:
-        """Expected improvement of the log of the objective over the best posterior mean that was measured.
+    def improvement(self, configurations: Sequence[Params]) -> Array:
+        """(n,) expected improvement of the log of the objective over the best posterior mean that was measured.
 
-        Of a Gaussian (Jones, Schonlau and Welch, Efficient Global Optimization, 1998, eq. 15).
+        For each sample of the model that of a Gaussian (Jones, Schonlau and Welch, Efficient Global Optimization, 1998,
+        eq. 15) with the residuals' deviation; their mean.
         """
+        return self._improvement(self.encoding.rows(configurations), configurations)
+
+    def _improvement(self, rows: Integers, configurations: Sequence[Params] | None = None) -> Array:
+        """The same for rows of the encoding; without their configurations what is paid once counts for nothing."""
         from scipy.special import ndtr
 
-        value, steps = self._parts(configurations, forecast.log_image_s)
-        sd = np.maximum(forecast.sd * steps / value, 1e-6)
-        z = (self.best - np.log(value)) / sd
-        out: Array = sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))
+        best = self.measured[self.order[0]]
+        here, there, sd = self.model.against(self.encoding.rows([best])[0], rows, self.thetas)
+        own = self._parts(here, None if configurations is None else [best])[0]
+        value, steps = self._parts(there, configurations)
+        sd = sd * steps / value
+        z = np.log(own / value) / sd
+        out: Array = (sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))).mean(axis=0)
         return out
 
     def fits(self, forecast: Forecast) -> Array:
@@ -169,7 +186,7 @@ class Mind:
     def guess(self, params: Params) -> Guess:
         """What is expected of one run."""
         forecast = self.model.forecast([params])
-        value, steps = (float(x[0]) for x in self._parts([params], forecast.log_image_s))
+        value, steps = (float(x[0]) for x in self._parts(forecast.log_image_s, [params]))
         half = 1.96 * math.hypot(float(forecast.sd[0]), self.noise) * steps / value
         return Guess(
             value=value,
@@ -189,9 +206,7 @@ class Mind:
             return [p for key, p in every.items() if key not in self.s.proposals.known]
         rows = self._rows()
         forecast = self.model.forecast_rows(rows)
-        value = np.log(self._job.steps * np.exp(forecast.log_image_s) / self._job.image_s + self._job.rest)
-        # What may be best, by an optimistic end; what does not fit goes last.
-        order = np.argsort(value - forecast.sd + np.where(self.fits(forecast) >= FITS, 0.0, 100.0))
+        order = np.argsort(np.where(self.fits(forecast) >= FITS, -self._improvement(rows), 1.0))
         out: dict[str, Params] = {}
         for i in order:
             params = self.s.proposals.complete(self.encoding.params(rows[i]))

@@ -4,9 +4,7 @@ The structured surrogate: the formula of formula.py with the beliefs of effects.
 seconds per image, the part of the step without waiting, the wait where there are no loader workers, the exchange of
 ranks, peaks of memory, and an out-of-memory as "at least the limit". The fit is the maximum a posteriori
 (least_squares.py) with Laplace's covariance. What the formula cannot say is left to a Gaussian process on the residuals
-of log seconds per image, whose covariance falls with the number of settings that differ (Rasmussen & Williams, Gaussian
-Processes for Machine Learning, 2006, 2.2); its size is that which makes the data likeliest, so that a wrong formula is
-trusted less.
+of log seconds per image (misfit.py), so that a wrong formula is trusted less.
 """
 
 from __future__ import annotations
@@ -36,12 +34,15 @@ from autotune.search.formula import (
     G,
     H,
     K,
+    L,
     M,
     P,
     Q,
     Setting,
+    V,
 )
 from autotune.search.least_squares import maximise
+from autotune.search.misfit import MISFIT, counts, likeliest, quadratic, similarity
 
 NOISE_FRAC: Final = 0.02
 """Run-to-run noise of log seconds per image before repeats say better."""
@@ -50,19 +51,17 @@ PART_SD: Final = 0.04
 MEMORY_SD: Final = 0.02
 PRUNED_SD: Final = 0.04
 """Of a trial that racing stopped: fewer steps."""
-MISFIT: Final = (0.01, 0.02, 0.04, 0.08, 0.16)
-"""Grid of the residual process's standard deviation."""
-USUAL_MISFIT: Final = 0.03
-MISFIT_WEIGHT: Final = 2.0
-"""Inverse variance of log misfit about log USUAL_MISFIT: few trials say little of it."""
-LENGTH: Final = 3.0
-"""Settings that differ until the covariance of two residuals has fallen to 1/e."""
+OVERDRAW: Final = 8
+"""Samples that are weighed for each one that is kept."""
+DOUBT: Final = 3.0
+"""Log likelihood by which Laplace's approximation may be off before a sample counts less."""
 BEYOND: Final = 1.03
 """An out-of-memory counts as a peak of at least this many limits."""
 EXCHANGE_SD: Final = 0.2
 SHARE_SD: Final = 0.04
 """Of the log of the exchange, and of its share of the step: a difference of two measurements."""
 LEAST_EXCHANGE: Final = 0.02
+LEAST_SD: Final = 1e-4
 LEAST_WAIT: Final = 0.02
 """A smaller share of waiting says nothing of the loader."""
 
@@ -117,6 +116,7 @@ class Surrogate:
 
     Attributes:
         misfit_frac: standard deviation of what the formula cannot say, as a share of the time.
+        wider: factor on the deviations of the beliefs that the data ask for.
         knows_memory: a peak was measured.
 
     Raises:
@@ -137,13 +137,14 @@ class Surrogate:
         self.knows_memory = any(o.mem_bytes for o in self._sized)
         self._rows = encoding.rows([o.params for o in self._timed])
         self._x, self._x_sized = self.formula.see(self._rows), self.formula.see(encoding.rows(_params(self._sized)))
-        self._similar = similarity(self._rows, self._rows)
+        self._counts = counts(encoding.names)
+        self._similar = similarity(self._rows, self._rows, self._counts)
         self._mean, self._sd = self._prior()
-        self.misfit_frac, self.theta = MISFIT[1], self._mean
+        self.misfit_frac, self.wider, self.theta = MISFIT[1], 1.0, self._mean
         for _ in range(2):
             self.theta, self._covariance = self._fit()
             self._error = self._y - self._per_image(self.formula.outputs(self.theta[None], self._x)[WHOLE], self._x)[0]
-            self.misfit_frac = self._misfit()
+            self.wider, self.misfit_frac = self._likeliest()
         covariance = self.misfit_frac**2 * self._similar + np.diag(self._noise**2)
         self._inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
@@ -163,7 +164,9 @@ class Surrogate:
             D: (image_s + math.log(max(wait, 0.35)) + 0.85 * math.log(max(s.workers, 1.0)), 1.0),
             G: (0.85, 0.15),
             Q: (math.log(6.0), 0.3),
-            E: (image_s + math.log(0.05 * s.batch), 1.2),
+            E: (image_s + math.log(0.15 * s.batch), 1.2),
+            L: (math.log(0.02), 1.0),
+            V: (math.log(0.45), 0.4),
             M: (math.log(0.4 * level), 0.8),
             K: (math.log(0.6 * level / at), 0.8),
             BUSY: (0.2, 0.2),
@@ -203,23 +206,20 @@ class Surrogate:
                 j.append(slope[MEMORY] * ((off != 0) / MEMORY_SD)[:, None])
             return np.concatenate(r), np.concatenate(j)
 
-        return maximise(residuals, self._mean, self._sd, self.theta)
+        return maximise(residuals, self._mean, self._wide(), self.theta)
 
-    def _misfit(self) -> float:
-        """The deviation on MISFIT that makes the data likeliest, the parameters integrated out about the fit.
+    def _wide(self) -> Array:
+        """Deviations of all parameters; those of the settings' beliefs as wide as the data ask for."""
+        return np.concatenate([self._sd[:N_OWN], self.wider * self._sd[N_OWN:]])
 
-        The residuals alone would say nothing: there are more parameters than trials.
-        """
+    def _likeliest(self) -> tuple[float, float]:
+        """(wider, misfit_frac), about the fit."""
         value, slope = self.formula.slopes(self.theta, self._x)
         slope = slope[WHOLE]
         off = self._y - self._per_image(value[WHOLE], self._x) - slope @ (self._mean - self.theta)
-        prior = (slope * self._sd**2) @ slope.T
-        scores = []
-        for r in MISFIT:
-            covariance = prior + r * r * self._similar + np.diag(self._noise**2)
-            loss = off @ np.linalg.solve(covariance, off) + np.linalg.slogdet(covariance)[1]
-            scores.append(loss + MISFIT_WEIGHT * math.log(r / USUAL_MISFIT) ** 2)
-        return MISFIT[int(np.argmin(scores))]
+        scaled = slope * self._sd
+        own, effects = (part @ part.T for part in (scaled[:, :N_OWN], scaled[:, N_OWN:]))
+        return likeliest(off, own, effects, self._similar, self._noise)
 
     def _per_image(self, log_step_s: Array, x: Configurations) -> Array:
         """Log seconds per image of all ranks, from those of a step."""
@@ -233,7 +233,7 @@ class Surrogate:
         """The same for rows of the encoding."""
         x = self.formula.see(rows)
         value, slope = self.formula.slopes(self.theta, x)
-        cross = self.misfit_frac**2 * similarity(rows, self._rows)
+        cross = self.misfit_frac**2 * similarity(rows, self._rows, self._counts)
         mean = self._per_image(value[WHOLE], x) + cross @ (self._inverse @ self._error)
         variance = quadratic(slope[WHOLE], self._covariance)
         variance = variance + np.maximum(self.misfit_frac**2 - quadratic(cross, self._inverse), 0.0)
@@ -241,10 +241,42 @@ class Surrogate:
         return Forecast(mean, np.sqrt(variance), value[MEMORY], mem_sd)
 
     def draw(self, rng: np.random.Generator, n: int) -> Array:
-        """(n, parameters) samples of the parameters (Thompson's sampling)."""
+        """(n, parameters) samples of the posterior of the parameters (Thompson's sampling).
+
+        Laplace's Gaussian goes on where the data say stop: of a loader that nobody waits for only that it is fast
+        enough is known, and the slope there is 0. So its samples are drawn again by how much less likely they make the
+        observed times than its linear view of them says (sampling importance resampling; Rubin, 1988).
+        """
         root = np.linalg.cholesky(self._covariance + 1e-10 * np.eye(len(self.theta)))
-        out: Array = self.theta[None] + rng.standard_normal((n, len(self.theta))) @ root.T
+        steps = rng.standard_normal((OVERDRAW * n, len(self.theta))) @ root.T
+        value, slope = self.formula.slopes(self.theta, self._x)
+        off = self._y - self._per_image(value[WHOLE], self._x)
+        noise = np.sqrt(self._noise**2 + self.misfit_frac**2)
+        linear = (steps @ slope[WHOLE].T - off) / noise
+        real = (self.formula.outputs(self.theta + steps, self._x)[WHOLE] - value[WHOLE] - off) / noise
+        log_weight = np.minimum(0.5 * (linear**2 - real**2).sum(axis=1) + DOUBT, 0.0)
+        weight = np.exp(log_weight - log_weight.max())
+        out: Array = self.theta + steps[rng.choice(len(steps), n, p=weight / weight.sum())]
         return out
+
+    def against(self, row: Integers, rows: Integers, thetas: Array) -> tuple[Array, Array, Array]:
+        """What n configurations gain on one, with what they have in common left out of the doubt.
+
+        Args:
+            row: (knobs,) of the one.
+            rows: (n, knobs) of the others.
+            thetas: (k, parameters) of `draw`.
+
+        Returns:
+            Samples of log seconds per image of the one, (k, 1), of the others, (k, n), and the standard deviation (n,)
+            of what the residuals add to their differences.
+        """
+        both = np.concatenate([row[None], rows])
+        cross = self.misfit_frac**2 * similarity(both, self._rows, self._counts)
+        values = self.by_formula(thetas, both)[0] + cross @ (self._inverse @ self._error)
+        alike = similarity(rows, row[None], self._counts)[:, 0]
+        variance = 2 * self.misfit_frac**2 * (1 - alike) - quadratic(cross[1:] - cross[:1], self._inverse)
+        return values[:, :1], values[:, 1:], np.sqrt(np.maximum(variance, LEAST_SD**2))
 
     def by_formula(self, thetas: Array, rows: Integers) -> tuple[Array, Array]:
         """(k, rows) log seconds per image and log bytes, for k parameter vectors and without the residuals."""
@@ -255,18 +287,3 @@ class Surrogate:
 
 def _params(observations: Sequence[Observation]) -> list[Params]:
     return [o.params for o in observations]
-
-
-def similarity(one: Integers, other: Integers) -> Array:
-    """(n, m) correlation of the residuals of two configurations: exp(-settings that differ / LENGTH)."""
-    differ = np.zeros((len(one), len(other)))
-    for a, b in zip(one.T, other.T, strict=True):
-        differ += a[:, None] != b[None]
-    out: Array = np.exp(-differ / LENGTH)
-    return out
-
-
-def quadratic(x: Array, a: Array) -> Array:
-    """(n,) x' a x of each row."""
-    out: Array = ((x @ a) * x).sum(axis=1)
-    return out

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autotune.search.session import Session
 
 LARGE_MISFIT: Final = 0.06
-"""Where a model is that far off, the sampler has every second trial."""
+"""Where a model is that far off, the sampler has every fourth trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ DOMAIN = {
     "activation_memory_budget": (0.5, 1.0),
     "bucket_cap_mb": (None, 1, 16),
     "no_sync": (False, True),
+    "ddp_wrap": (None, "ddp_of_compiled", "compiled_ddp"),
     "val_workers": (0, 4),
     "nobody_knows_it": ("a", "b", None),
 }
@@ -114,15 +115,21 @@ def random_theta(encoding, rng):
     own = np.array(
         [math.log(2e-3), math.log(8), math.log(2), math.log(4e-3), 0.85, math.log(6), math.log(5e-3), 20, 18]
     )
-    own = np.append(own, 0.2) + rng.normal(0, 0.3, N_OWN)
+    own = np.append(own, [0.2, math.log(0.02), math.log(0.45)]) + rng.normal(0, 0.3, N_OWN)
     return np.concatenate([own, encoding.mean + rng.normal(0, 0.3, len(encoding.mean))])
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "setting",
-    [Setting(), Setting(n_ranks=4), Setting(on_cpu=True, n_cores=4.0), Setting(n_ranks=2, on_cpu=True, n_cores=2.0)],
-    ids=["one GPU", "four GPUs", "CPU", "two ranks on a CPU"],
+    [
+        Setting(),
+        Setting(n_ranks=4, gradient_bytes=1e8),
+        Setting(n_ranks=4),
+        Setting(on_cpu=True, n_cores=4.0),
+        Setting(n_ranks=2, on_cpu=True, n_cores=2.0, gradient_bytes=1e7),
+    ],
+    ids=["one GPU", "four GPUs", "gradients of unknown size", "CPU", "two ranks on a CPU"],
 )
 def test_slopes_are_those_of_the_outputs(setting, seed):
     encoding = encode(DOMAIN, BASELINE, EXCHANGING if setting.n_ranks > 1 else frozenset())
@@ -139,7 +146,7 @@ def test_slopes_are_those_of_the_outputs(setting, seed):
         assert slopes[:, :, i] == pytest.approx((there[:, 1] - there[:, 0]) / (2 * step), rel=5e-3, abs=5e-3), i
     assert np.abs(slopes).max(axis=(0, 1)).min() >= 0
     moved = {i for i in range(len(theta)) if np.abs(slopes[:, :, i]).max() > 1e-6}
-    acting = {i for i, (name, value, _) in enumerate(encoding.labels)}
+    acting = {i for i, label in enumerate(encoding.labels) if setting.n_ranks > 1 or label[2] != "hide"}
     assert {N_OWN + i for i in acting} <= moved, "every coefficient does something to some configuration"
 
 
@@ -171,13 +178,65 @@ def test_what_the_formula_says_of_a_machine():
     for i in (1, 2, 4, 5):
         assert max(computing[i], loading[i]) <= step[i] <= computing[i] + loading[i]
     assert loading[1] > loading[2], "more workers"
-    assert np.exp(four[1, 0]) == pytest.approx(computing + np.exp(one[EXCHANGE, 0])), (
-        "with ranks the exchange comes on top"
+    assert np.exp(four[1, 0]) == pytest.approx(computing + np.exp(four[EXCHANGE, 0])), (
+        "with ranks what is exposed comes on top"
     )
     bytes_ = np.exp(one[MEMORY, 0])
     assert bytes_[3] - bytes_[0] == pytest.approx(48 * (bytes_[0] - math.exp(theta[7])) / 16), "affine in the batch"
     assert one[LOADING, 0][3] - one[LOADING, 0][0] == pytest.approx(math.log(4))
     assert one[WHOLE, 0][3] > one[WHOLE, 0][0]
+
+
+def exposed(tried, *, gradient_bytes=2e8, exchange_s=0.2, latency=0.02):
+    """(exposed exchange, computing) in seconds on four ranks, with no effects of settings but those of the formula."""
+    encoding = encode(DOMAIN, BASELINE, EXCHANGING)
+    formula = Formula(encoding, Setting(n_ranks=4, gradient_bytes=gradient_bytes))
+    hidden = [m if r == "hide" else 0.0 for m, (_, _, r) in zip(encoding.mean, encoding.labels, strict=True)]
+    own = [math.log(2e-3), math.log(8), math.log(2), -9.0, 0.85, math.log(6), math.log(exchange_s), 20, 18, 0.0]
+    theta = np.array([*own, math.log(latency), math.log(0.6), *hidden])
+    x = formula.see(encoding.rows([{**BASELINE, **params} for params in tried]))
+    out = formula.outputs(theta[None], x)[:, 0]
+    return np.exp(out[EXCHANGE]), np.exp(out[1]) - np.exp(out[EXCHANGE])
+
+
+def test_a_longer_step_hides_more_of_the_exchange_but_never_its_last_bucket():
+    seen, computing = exposed([{"batch_per_gpu": b} for b in (4, 16, 64, 100)])
+    assert (np.diff(seen) < 0).all()
+    last = 0.2 * (25 * 2**20 / 2e8 + 0.02)
+    assert seen[-1] > last
+    everything = 0.2 * (1 + 8 * 0.02)
+    assert seen[0] == pytest.approx(everything - 0.6 * computing[0], rel=0.02), "all but what the backward pass hides"
+
+
+def test_a_small_bucket_leaves_less_to_the_end_and_pays_more_latency():
+    sizes = [{"bucket_cap_mb": mb, "batch_per_gpu": 100} for mb in (1, 16, None)]
+    quick, _ = exposed(sizes, exchange_s=0.08, latency=1e-4)
+    assert quick[0] < quick[1] < quick[2]
+    slow, _ = exposed(sizes, latency=0.05)
+    assert slow[0] > slow[1], "two hundred times the latency"
+    unknown, _ = exposed(sizes, gradient_bytes=None)
+    assert np.ptp(unknown) == 0.0, "of gradients of unknown size it says nothing"
+    tiny, _ = exposed(sizes, gradient_bytes=1e5)
+    assert np.ptp(tiny) == 0.0, "one bucket holds them all"
+
+
+def test_a_compiled_graph_hides_less_unless_it_is_cut_where_buckets_end():
+    plain, cut, whole = exposed([{"ddp_wrap": w} for w in (None, "compiled_ddp", "ddp_of_compiled")])[0]
+    assert plain == cut < whole
+
+
+def test_loaders_beside_a_gpu_hardly_touch_its_step():
+    def doubt(*, on_cpu):
+        encoding = encode(DOMAIN, BASELINE, frozenset(), on_cpu=on_cpu)
+        return {
+            (n, r): sd for sd, (n, _, r) in zip(encoding.sd, encoding.labels, strict=True) if n in ("workers", "cache")
+        }
+
+    beside, shared = doubt(on_cpu=False), doubt(on_cpu=True)
+    assert beside.keys() == shared.keys()
+    for knob in ("workers", "cache"):
+        assert beside[knob, "compute"] < shared[knob, "compute"]
+        assert beside[knob, "data"] == shared[knob, "data"]
 
 
 def test_loaders_and_step_share_the_cores_of_a_cpu():

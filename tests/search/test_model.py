@@ -10,7 +10,7 @@ import pytest
 from autotune.search.effects import encode
 from autotune.search.formula import N_OWN, Formula, Setting
 from autotune.search.least_squares import maximise
-from autotune.search.model import Observation, Surrogate, similarity
+from autotune.search.model import Observation, Surrogate
 
 GIB = 2**30
 DOMAIN = {
@@ -36,7 +36,7 @@ class FormulaWorld:
         self.encoding = encode(DOMAIN, BASELINE, RANKS[n_ranks])
         self.setting = Setting(n_ranks=n_ranks, n_cores=8.0, limit_bytes=64 * GIB)
         self.formula = Formula(self.encoding, replace(self.setting, batch=16.0, workers=4.0))
-        own = [4e-3, 8.0, 2.0, 8e-3, math.exp(0.85), 6.0, 0.02, 2 * GIB, image_bytes, math.exp(0.2)]
+        own = [4e-3, 8.0, 2.0, 8e-3, math.exp(0.85), 6.0, 0.02, 2 * GIB, image_bytes, math.exp(0.2), 0.02, 0.45]
         effects = self.encoding.mean + 0.7 * self.encoding.sd * self.rng.standard_normal(len(self.encoding.mean))
         self.theta = np.concatenate([np.log(own), effects])
         self.noise, self.broken, self.seed = noise, broken, seed
@@ -168,17 +168,43 @@ def test_one_trial_is_enough_to_begin_with():
     model = Surrogate(world.encoding, world.setting, [only])
     forecast = model.forecast([BASELINE, *world.draw(20)])
     assert forecast.log_image_s[0] == pytest.approx(math.log(only.image_s), abs=0.1)
-    assert (forecast.sd[1:] > 2 * forecast.sd[0]).all(), "of the others it knows far less"
+    assert (forecast.sd[1:] > 1.5 * forecast.sd[0]).all(), "of the others it knows less"
     assert np.isfinite(forecast.log_mem_bytes).all()
 
 
-def test_similarity_falls_with_the_settings_that_differ():
-    rows = np.array([[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3]])
-    s = similarity(rows, rows)
-    assert (np.diag(s) == 1).all()
-    assert s == pytest.approx(s.T)
-    assert s[0, 1] > s[0, 2] > s[0, 3] > 0
-    assert s[0, 2] == pytest.approx(s[0, 1] ** 2)
+def test_no_sample_contradicts_what_was_measured():
+    """Nobody has waited for the loader: it may be fast or very fast, but not so slow that they would have waited."""
+    world = FormulaWorld(1)
+    world.theta[3] = math.log(1e-5)
+    tried = [{**BASELINE, "batch_per_gpu": b, "amp": a} for b in (4, 8, 16, 32, 64) for a in (True, False)]
+    seen = world.observe(tried)
+    assert max(o.wait_frac for o in seen) < 0.01
+    model = Surrogate(world.encoding, world.setting, seen)
+    rows = model.encoding.rows(tried)
+    thetas = model.draw(np.random.default_rng(0), 200)
+    fitted, drawn = (model.by_formula(t, rows)[0] for t in (model.theta[None], thetas))
+    assert np.quantile(np.abs(drawn - fitted).max(axis=1), 0.9) < 0.15
+    assert thetas[:, 3].std() > 0.3, "and how fast it is stays open"
+
+
+def test_a_difference_is_surer_than_its_two_sides():
+    """What is not known of the whole machine is no reason to expect anything of a small change."""
+    world = FormulaWorld(7)
+    model = world.fitted(12)
+    here = {**BASELINE, "batch_per_gpu": 64, "amp": False, "compile": "default", "cache": "ram"}
+    there = [{**here, "log_every": 50}, {**here, "amp": True}]
+    one, rows = model.encoding.rows([here])[0], model.encoding.rows(there)
+    thetas = model.draw(np.random.default_rng(0), 200)
+    base, others, sd = model.against(one, rows, thetas)
+    assert base.shape == (200, 1)
+    assert others.shape == (200, 2)
+    spread = np.hypot((others - base).std(axis=0), sd)
+    assert spread[0] < 0.5 * model.forecast([here]).sd[0]
+    assert spread[0] < 0.5 * spread[1]
+    assert (others.mean(axis=0) - base.mean()) == pytest.approx(
+        model.forecast(there).log_image_s - model.forecast([here]).log_image_s, abs=0.05
+    )
+    assert model.against(one, model.encoding.rows([here]), thetas)[2] == pytest.approx([0.0], abs=1e-3)
 
 
 def test_maximise_is_the_ridge_where_the_model_is_a_line():

@@ -25,6 +25,7 @@ from studies import World, study
 from tables import figure, tables
 
 from autotune.contract import SegmentSettings
+from autotune.errors import NoTrialError
 from autotune.recording import Recording, read_recording
 
 SEGMENT = SegmentSettings(warmup_s=5.0, measure_s=15.0, measure_cap_s=40.0)
@@ -68,7 +69,11 @@ def run(out: Path, worlds: list[str], names: list[str], seeds: range, n_trials: 
         answer = world_of(world, seed)
         on_cpu = "torch_threads" in answer.domain
         row: dict[str, Any] = {"world": world, "strategy": name, "seed": seed, "n_trials": n_trials}
-        row |= study(answer, CONTENDERS[name], seed=seed, n_trials=n_trials, on_cpu=on_cpu, segment=SEGMENT)
+        try:
+            row |= study(answer, CONTENDERS[name], seed=seed, n_trials=n_trials, on_cpu=on_cpu, segment=SEGMENT)
+        except NoTrialError as e:  # the user's own settings hang on this machine: nobody's study
+            print(f"{i + 1}/{len(todo)} {world} {name} {seed}: {e}", flush=True)
+            continue
         with out.open("a") as f:
             f.write(json.dumps(row) + "\n")
         took_s = time.perf_counter() - began
