@@ -1,6 +1,6 @@
 """What is believed of each setting before anything is measured, and how does a configuration become numbers?
 
-A setting acts on six resources, each by a factor; here stand the logs of these factors, as a mean and a standard
+A setting acts on seven resources, each by a factor; here stand the logs of these factors, as a mean and a standard
 deviation. The means are folklore (KNOBS 1, SEARCH 5.3), the deviations are wide: they are worth some ten trials when
 they are right, and cost nothing by the twentieth when they are wrong (SEARCH 2.4). A setting that is not listed has
 UNKNOWN, so a new knob needs no row here.
@@ -20,11 +20,11 @@ from autotune.contract import Params, Value
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-Resource = Literal["compute", "launch", "data", "exchange", "memory", "hide"]
+Resource = Literal["compute", "launch", "data", "exchange", "memory", "hide", "kept"]
 """compute: seconds per image of the step without waiting; launch: its part that no batch makes longer; data: seconds
 per image of the loader; exchange: the ranks' communication; memory: bytes per image; hide: what of the communication
-the backward pass hides."""
-RESOURCES: Final[tuple[Resource, ...]] = ("compute", "launch", "data", "exchange", "memory", "hide")
+the backward pass hides; kept: bytes whatever the batch."""
+RESOURCES: Final[tuple[Resource, ...]] = ("compute", "launch", "data", "exchange", "memory", "hide", "kept")
 Belief = tuple[float, float]
 """Mean and standard deviation of a log factor."""
 
@@ -97,6 +97,8 @@ SLOPES: Final[dict[str, dict[Resource, Belief]]] = {
 """Knob -> resource -> log factor per natural log of its value."""
 CROWD_SD: Final[dict[str, tuple[float, float]]] = {WORKERS: (0.015, 0.05), "cache": (0.01, 0.03)}
 """Of the compute of knobs that take or give back CPU time, (beside a GPU, on a CPU)."""
+KEPT: Final[dict[str, Belief]] = {WORKERS: (0.1, 0.3), "cache": (0.7, 0.7)}
+"""Where the job's memory is the host's: of any worker, and of images that are kept in memory."""
 NO_EFFECT: Final = frozenset({"val_workers"})
 
 
@@ -220,7 +222,11 @@ def _beliefs(
         crowd: Belief = (0.0, CROWD_SD[name][on_cpu])
         # More workers than cores help nobody, and they take cores from the step: the line alone is not enough.
         data = [VALUES[name].get(v, {}).get("data") if name in VALUES else (0.0, 0.1) for v in values]
-        return [{"data": d, "compute": crowd} if d else {} for d in data]
+        out: list[dict[Resource, Belief]] = [{"data": d, "compute": crowd} if d else {} for d in data]
+        for value, effect in zip(values, out, strict=True):
+            if on_cpu and (value == "ram" or (name == WORKERS and value)):
+                effect["kept"] = KEPT[name]
+        return out
     if name == BATCH:  # the formula has its line; some sizes suit the kernels
         return [{"compute": (0.0 if _is_power_of_2(v) else 0.01, 0.03)} for v in values]
     if name in EXCHANGES:

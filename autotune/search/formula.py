@@ -9,7 +9,7 @@ One rank with a batch of b images needs for a step, in seconds,
       last   = exp(e) * E * (share of one bucket + exp(l))       nothing is left to hide it behind
       hidden = exp(v) * V * compute                              behind the backward pass
     step     = ((compute + exchange)**q + data**q)**(1/q)        q near 6: the longer of the two, smoothly
-    memory   = exp(m) + exp(k) * b * M                           bytes
+    memory   = exp(m) * N + exp(k) * b * M                           bytes
 
 with log C the sum of the compute coefficients of what is set, and so on (effects.py). On a CPU, where loaders and step
 share the cores, compute grows by exp(busy * share of cores too many). After SEARCH 5.3; that gradients are exchanged in
@@ -132,7 +132,7 @@ class Formula:
 
     def _outputs(self, own: Array, factors: Array, x: Configurations) -> Array:
         """The formula; own (k, N_OWN), factors (resources, k, n)."""
-        compute, launch, data, exchange, memory, hide = factors
+        compute, launch, data, exchange, memory, hide, kept = factors
         p, q = np.exp(own[:, [P]]), np.exp(own[:, [Q]])
         computing = own[:, [A]] + np.logaddexp(p * (x.log_batch + compute), p * (own[:, [H]] + launch)) / p
         computing = computing + own[:, [BUSY]] * x.busy
@@ -147,5 +147,5 @@ class Formula:
         loading = own[:, [D]] + x.log_batch + data - own[:, [G]] * x.log_workers
         q = np.where(x.has_workers, q, 1.0)
         whole = np.logaddexp(q * computing, q * loading) / q
-        held = np.logaddexp(own[:, [M]], own[:, [K]] + x.log_batch + memory)
+        held = np.logaddexp(own[:, [M]] + kept, own[:, [K]] + x.log_batch + memory)
         return np.array([whole, computing, loading, held, exchanging])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from autotune.search.effects import encode
 from autotune.search.formula import N_OWN, Formula, Setting
@@ -113,6 +114,31 @@ def test_an_oom_raises_what_is_expected_of_memory_to_the_limit():
     assert after.log_mem_bytes[1] < after.log_mem_bytes[0] - 0.3, "half of it may still fit"
     unlimited = Surrogate(world.encoding, replace(setting, limit_bytes=None), lost).forecast([big])
     assert unlimited.log_mem_bytes[0] == pytest.approx(expected, abs=0.01), "where no limit is known it says nothing"
+
+
+def test_images_kept_in_memory_are_the_jobs_own_on_a_cpu():
+    """One OOM with cache=ram says what the images need: the same batch fits without them, and no more with them."""
+    domain = {"batch_per_gpu": (16, 32, 64), "cache": (False, "ram", "disk"), "channels_last": (False, True)}
+    base = {name: values[0] for name, values in domain.items()}
+    setting = Setting(on_cpu=True, n_cores=2.0, limit_bytes=6 * GIB)
+    fits = [(16, False, 1.8), (32, False, 3.0), (64, "disk", 5.4)]
+    seen = [
+        Observation(params={**base, "batch_per_gpu": b, "cache": c}, image_s=0.1, mem_bytes=g * GIB) for b, c, g in fits
+    ]
+    ram = {**base, "batch_per_gpu": 64, "cache": "ram"}
+    asked = [ram, {**ram, "channels_last": True}, {**ram, "cache": "disk", "channels_last": True}]
+
+    def forecast(*, on_cpu, extra=()):
+        model = Surrogate(encode(domain, base, frozenset(), on_cpu=on_cpu), setting, [*seen, *extra])
+        found = model.forecast(asked)
+        return norm.cdf((math.log(6 * GIB) - found.log_mem_bytes) / found.mem_sd)
+
+    lost = Observation(params=ram, oom=True)
+    assert forecast(on_cpu=True)[0] < 0.9, "it is not launched"
+    after = forecast(on_cpu=True, extra=[lost])
+    assert (after[:2] < 0.5).all()
+    assert after[2] > 0.9
+    assert forecast(on_cpu=False)[0] > 0.9, "on a GPU the host keeps them"
 
 
 def test_one_outlier_moves_it_little():
