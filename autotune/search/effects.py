@@ -32,6 +32,7 @@ BATCH: Final = "batch_per_gpu"
 WORKERS: Final = "workers"
 THREADS: Final = "torch_threads"
 BUCKET: Final = "bucket_cap_mb"
+WRAP: Final = "ddp_wrap"
 UNKNOWN: Final[dict[Resource, Belief]] = {"compute": (0.0, 0.05), "data": (0.0, 0.03), "memory": (0.0, 0.05)}
 EXCHANGE: Final[dict[Resource, Belief]] = {"exchange": (0.0, 0.35), "compute": (0.0, 0.02)}
 """Of a knob that acts on communication and has no row of its own."""
@@ -44,6 +45,8 @@ EXCHANGES: Final[dict[str, Belief]] = {
 }
 """The same for knobs that move the exchange less than EXCHANGE; what a bucket's size does stands in the formula."""
 EXCHANGES_COMPUTE_SD: Final = 0.015
+COMPILED_HIDES: Final[Belief] = (-1.2, 0.8)
+"""A compiled graph has all gradients ready at once, at its end, unless it is cut where buckets end (KNOBS 0, fact 13)."""
 LEVEL_SD: Final = 0.06
 """Of a single value of a knob with a slope, about its line."""
 
@@ -72,16 +75,15 @@ VALUES: Final[dict[str, dict[Value, dict[Resource, Belief]]]] = {
     "fused_sgd": {False: {}, True: {"compute": (-0.01, 0.03), "launch": (-0.05, 0.1)}},
     "stride_on_cpu": {False: {}, True: {"launch": (-0.05, 0.1)}},
     "gc_freeze": {False: {}, True: {"launch": (-0.02, 0.05)}},
-    "find_unused_parameters": {True: {}, False: {"launch": (-0.05, 0.1), "exchange": (-0.1, 0.2)}},
-    "no_sync": {False: {}, True: {"exchange": (-0.5, 0.5)}},
+    "find_unused_parameters": {None: {}, True: {}, False: {"launch": (-0.05, 0.1), "exchange": (-0.1, 0.2)}},
+    "no_sync": {None: {}, False: {}, True: {"exchange": (-0.5, 0.5)}},
     "nccl_backend": {"nccl2": {}, "legacy": {"exchange": (-0.2, 0.4)}},
     "gradient_as_bucket_view": {False: {}, True: {"compute": (-0.005, 0.01)}},
     "blocking_wait": {True: {}, False: {"launch": (-0.02, 0.05)}},
     "alloc_conf": {None: {}, "expandable_segments:True": {"compute": (0.0, 0.01), "memory": (-0.05, 0.08)}},
-    # A compiled graph has all gradients ready at once, at its end (KNOBS 0, fact 13).
     "ddp_wrap": {
         None: {},
-        "ddp_of_compiled": {"hide": (-1.2, 0.8)},
+        "ddp_of_compiled": {"hide": COMPILED_HIDES},
         "compiled_ddp": {"hide": (0.0, 0.3), "compute": (0.0, 0.03)},
     },
 }
@@ -178,6 +180,8 @@ def encode(
             sd.append(slope[1])
             entries += [(int(offsets[j]) + i, len(labels) - 1, _log(v) - base) for i, v in enumerate(values[j])]
         own = _beliefs(name, values[j], exchanging, on_cpu=on_cpu)
+        if name == "compile" and exchanging and WRAP not in domain:
+            own = [{**b, "hide": COMPILED_HIDES} if v else b for v, b in zip(values[j], own, strict=True)]
         for i, value in enumerate(values[j][1:], start=1):
             for resource in RESOURCES:
                 here, there = own[i].get(resource), own[0].get(resource)

@@ -9,7 +9,7 @@ One rank with a batch of b images needs for a step, in seconds,
       last   = exp(e) * E * (share of one bucket + exp(l))       nothing is left to hide it behind
       hidden = exp(v) * V * compute                              behind the backward pass
     step     = ((compute + exchange)**q + data**q)**(1/q)        q near 6: the longer of the two, smoothly
-    memory   = exp(m) * N + exp(k) * b * M                           bytes
+    memory   = exp(m) * N + exp(k) * b * M                       bytes
 
 with log C the sum of the compute coefficients of what is set, and so on (effects.py). On a CPU, where loaders and step
 share the cores, compute grows by exp(busy * share of cores too many). After SEARCH 5.3; that gradients are exchanged in
@@ -30,7 +30,8 @@ A, H, P, D, G, Q, E, M, K, BUSY, L, V = range(12)
 """Places of the formula's own parameters: logs, but for g and busy."""
 N_OWN: Final = 12
 WHOLE, COMPUTING, LOADING, MEMORY, EXCHANGE = range(5)
-"""Places of the outputs: logs of step, step without data, data, exchange (seconds), memory (bytes)."""
+"""Places of the outputs: logs of step, step without data, data (seconds), memory (bytes), and of the exchange that
+nothing hides (seconds; of no meaning with one rank)."""
 EPSILON: Final = 1e-4
 SOFT: Final = 0.1
 """Share of an exchange over which "hidden" turns into "exposed": nothing hides perfectly."""
@@ -113,7 +114,8 @@ class Formula:
     def slopes(self, theta: Array, x: Configurations) -> tuple[Array, Array]:
         """(outputs, n) and their derivatives, (outputs, n, parameters).
 
-        A coefficient acts through the log factor of its resource only, so that five differences stand for all of them.
+        A coefficient acts through the log factor of its resource only, so that one difference for each resource stands
+        for all of them.
         """
         factors = np.array([x.features[r] @ theta[N_OWN + self.encoding.columns[r]] for r in RESOURCES])
         n_shifts = N_OWN + len(RESOURCES)

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from autotune.contract import Params
-from autotune.search.effects import BATCH, WORKERS, Array, Encoding, Integers
+from autotune.search.effects import BATCH, COMPILED_HIDES, WORKERS, WRAP, Array, Encoding, Integers
 from autotune.search.formula import (
     BUSY,
     COMPUTING,
@@ -61,6 +61,7 @@ EXCHANGE_SD: Final = 0.2
 SHARE_SD: Final = 0.04
 """Of the log of the exchange, and of its share of the step: a difference of two measurements."""
 LEAST_EXCHANGE: Final = 0.02
+MOST_FITS: Final = 5
 LEAST_SD: Final = 1e-4
 LEAST_WAIT: Final = 0.02
 """A smaller share of waiting says nothing of the loader."""
@@ -141,10 +142,15 @@ class Surrogate:
         self._similar = similarity(self._rows, self._rows, self._counts)
         self._mean, self._sd = self._prior()
         self.misfit_frac, self.wider, self.theta = MISFIT[1], 1.0, self._mean
-        for _ in range(2):
+        for _ in range(MOST_FITS):
+            believed = self.wider, self.misfit_frac
             self.theta, self._covariance = self._fit()
             self._error = self._y - self._per_image(self.formula.outputs(self.theta[None], self._x)[WHOLE], self._x)[0]
             self.wider, self.misfit_frac = self._likeliest()
+            if (self.wider, self.misfit_frac) == believed:
+                break
+        else:  # they swing: the parameters are those of the last that the fit has seen
+            self.wider, self.misfit_frac = believed
         covariance = self.misfit_frac**2 * self._similar + np.diag(self._noise**2)
         self._inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
@@ -156,6 +162,7 @@ class Surrogate:
         head = 2.0 if s.on_cpu else 8.0
         sizes = [(o.mem_bytes, float(o.params.get(BATCH) or s.batch)) for o in self._sized if o.mem_bytes]
         level, at = sizes[0] if sizes else (s.limit_bytes or 1e9, s.batch)
+        whole = first.params.get("compile") and first.params.get(WRAP) != "compiled_ddp"
         own: dict[int, tuple[float, float]] = {
             A: (image_s + math.log1p(-wait) - math.log(math.hypot(s.batch, head) / s.batch), 1.0),
             H: (math.log(head), 1.0),
@@ -166,7 +173,7 @@ class Surrogate:
             Q: (math.log(6.0), 0.3),
             E: (image_s + math.log(0.15 * s.batch), 1.2),
             L: (math.log(0.02), 1.0),
-            V: (math.log(0.45), 0.4),
+            V: (math.log(0.45) + (COMPILED_HIDES[0] if whole else 0.0), 0.4),
             M: (math.log(0.4 * level), 0.8),
             K: (math.log(0.6 * level / at), 0.8),
             BUSY: (0.2, 0.2),
