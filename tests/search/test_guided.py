@@ -24,6 +24,7 @@ from autotune.contract import Guess, Outcome, TrialStarted, from_dict
 from autotune.machine.memory import MemoryLimit
 from autotune.search import guided
 from autotune.search.controller import look_around
+from autotune.search.formula import A
 from autotune.search.guided import Mind, propose
 from autotune.search.in_memory import incumbents, study_in_memory
 from autotune.search.observations import observe
@@ -333,6 +334,27 @@ def test_a_loader_that_nobody_waits_for_promises_little_however_little_is_known_
     z = (here - forecast.log_image_s) / forecast.sd
     gaussian = forecast.sd * (z * norm.cdf(z) + norm.pdf(z))
     assert (mind.improvement(loaders) < 0.5 * gaussian).all()
+
+
+def test_what_is_unknown_of_all_promises_nothing_of_a_small_change(tmp_path):
+    """Each sample of the model compares with its own opinion of the best."""
+    s = situation_of(studied(tmp_path, 2, strategy="random", domain=LARGE))
+    mind = Mind(s, observe(s.ran, on_cpu=True))
+    best = mind.measured[mind.order[0]]
+    mind.thetas = mind.thetas + np.eye(mind.thetas.shape[1])[A] * np.linspace(-1, 1, len(mind.thetas))[:, None]
+    shifted = mind.improvement([{**best, "prefetch_factor": v} for v in (4, 8, 16)])
+    assert shifted.max() < 0.05, "all are faster or slower together"
+
+
+def test_the_model_is_told_what_the_job_is(tmp_path):
+    s = situation_of(studied(tmp_path, 2, strategy="random", domain=LARGE))
+    told = replace(s.baseline.result, job={**s.baseline.result.job, "gradient_bytes": 12345})
+    s = replace(s, baseline=replace(s.baseline, result=told), on_cpu=True)
+    mind = Mind(s, observe(s.ran, on_cpu=True))
+    assert mind.model.setting.gradient_bytes == 12345
+    assert ("cache", "kept") in {(n, r) for n, _, r in mind.encoding.labels}, "the images are the job's own memory"
+    beside = Mind(replace(s, on_cpu=False), observe(s.ran, on_cpu=False))
+    assert "kept" not in {r for _, _, r in beside.encoding.labels}
 
 
 SHAPES = {

@@ -46,7 +46,7 @@ def test_a_formula_that_is_off_is_trusted_less(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_all_is_as_believed_nothing_is_widened(seed):
+def test_where_all_is_as_believed_little_is_widened(seed):
     wider, misfit = likeliest(*worlds(effect=0.05, odd=0.0, seed=seed))
     assert wider <= 1.5
     assert misfit <= 0.02
