@@ -46,7 +46,7 @@ EXCHANGES: Final[dict[str, Belief]] = {
 """The same for knobs that move the exchange less than EXCHANGE; what a bucket's size does stands in the formula."""
 EXCHANGES_COMPUTE_SD: Final = 0.015
 COMPILED_HIDES: Final[Belief] = (-1.2, 0.8)
-"""A compiled graph has all gradients ready at once, at its end, unless it is cut where buckets end (KNOBS 0, fact 13)."""
+"""A compiled graph has all gradients ready at once, at its end, unless it is cut where buckets end (KNOBS, fact 13)."""
 LEVEL_SD: Final = 0.06
 """Of a single value of a knob with a slope, about its line."""
 
