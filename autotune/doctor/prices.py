@@ -2,14 +2,15 @@
 
 As it is, the job runs once in every block, and once with each suspect taken away, in shuffled order. The ratio of the
 two and its interval are those of the finalist stage (search/verdict.py), which hold for all suspects together; times
-the mean rate of the runs as they are, they are images/s. How many blocks the budget holds is known before the first,
-whatever they show.
+the mean rate of the runs as they are, they are images/s. How many blocks there are and what is in them is decided by
+how long runs take, never by what they show.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import tempfile
@@ -60,6 +61,7 @@ PROBES_FRAC: Final = 0.35
 MAX_BLOCKS: Final = 8
 READING_FRAC: Final = 0.05
 TRIAL_LIMIT_S: Final = 600.0
+TOO_SHORT: Final = f"fewer than {MIN_BLOCKS} blocks were run: give a longer --budget"
 
 Say = Callable[[str], object]
 
@@ -208,10 +210,16 @@ def _suspects(runs: _Runs, found: Priced, pages: PageCache) -> list[Suspect]:
 
 def _price(runs: _Runs, found: Priced, suspects: Sequence[Suspect]) -> None:
     """Blocks of all that are left, as many as the budget holds; one that does not run gets no price."""
-    rng, left, block_s = random.Random(0), {s.name: s for s in suspects}, 0.0
+    rng, left, run_s = random.Random(0), {s.name: s for s in suspects}, 0.0
     blocks: list[dict[str, float]] = []
     try:
-        while left and len(blocks) < MAX_BLOCKS and MARGIN * block_s < runs.budget.left_s():
+        while left and len(blocks) < MAX_BLOCKS:
+            n_runs = runs.budget.left_s() / (MARGIN * run_s) if run_s else math.inf
+            n_kept = _n_kept(len(left), len(blocks), n_runs)
+            if not n_kept:
+                break
+            for name in list(left)[n_kept:]:
+                found.unpriced.append(Unpriced(name=left.pop(name).name, why=TOO_SHORT))
             began_s, block = runs.budget.elapsed_s(), dict[str, float]()
             blocks.append(block)
             for name in rng.sample([BASELINE, *left], 1 + len(left)):
@@ -222,14 +230,32 @@ def _price(runs: _Runs, found: Priced, suspects: Sequence[Suspect]) -> None:
                 elif suspect:
                     why = f"{suspect.other} did not run: {result.outcome}: {result.error}"
                     found.unpriced.append(Unpriced(name=left.pop(name).name, why=why))
-            block_s = max(block_s, runs.budget.elapsed_s() - began_s)
+            run_s = max(run_s, (runs.budget.elapsed_s() - began_s) / (1 + n_kept))
     except KeyboardInterrupt:
         found.interrupted = True
     priced = prices_of(blocks, list(left.values()))
     found.prices += priced
     missing = [s for s in left.values() if s.name not in {p.name for p in priced}]
-    why = "interrupted" if found.interrupted else f"fewer than {MIN_BLOCKS} blocks were run: give a longer --budget"
+    why = "interrupted" if found.interrupted else TOO_SHORT
     found.unpriced += [Unpriced(name=s.name, why=why) for s in missing]
+
+
+def _n_kept(n_left: int, n_blocks: int, n_runs: float) -> int:
+    """How many of the suspects that are left the next block should hold; 0 ends the blocks.
+
+    Runs may take longer than the first let suppose: the last suspects are given up, so that the others get the blocks
+    that a price needs.
+
+    Args:
+        n_left: suspects.
+        n_blocks: blocks that were run.
+        n_runs: so many runs the budget still holds.
+    """
+    if n_blocks >= MIN_BLOCKS:
+        return n_left if 1 + n_left < n_runs else 0
+    n_fit = int(min(n_runs, 1e6) / (MIN_BLOCKS - n_blocks)) - 1
+    # The last suspect stays as long as a block fits: the others may have been given up too early.
+    return min(n_left, max(n_fit, int(n_runs > 2)))
 
 
 def _what(suspect: Suspect | None) -> str:

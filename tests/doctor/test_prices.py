@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from autotune.contract import Outcome, TrialDir, TrialResult, TrialSpec
+from autotune.doctor import prices
 from autotune.doctor.pricelist import Price, Priced, prices_of
 from autotune.doctor.prices import measure, run_verb
 from autotune.doctor.suspects import (
@@ -28,6 +29,7 @@ from autotune.doctor.suspects import (
 from autotune.errors import InputError, NoTrialError
 from autotune.question import Question, Request, understand
 from autotune.run.page_cache import drop_page_cache
+from autotune.search.budget import Budget
 from autotune.search.verdict import BASELINE
 from tests.cli import autotune
 from tests.machine.fakes import fabricate
@@ -96,9 +98,9 @@ def test_prices_of_a_job_with_two_faults(tiny: Path, monkeypatch: pytest.MonkeyP
     assert len(worker_counts(understand(asked(tiny)))) > 1, "this test needs two cores"
     run, said = FakeRun(rate_of), list[str]()
     found = measure(asked(tiny, "workers=1"), run=run, say=said.append)
-    prices = {p.name: p for p in found.prices}
+    by_name = {p.name: p for p in found.prices}
     own = 120.0 * 2 / 3 * 0.8
-    workers, variable = prices["workers=1"], prices[f"{FAULT}=SSE41"]
+    workers, variable = by_name["workers=1"], by_name[f"{FAULT}=SSE41"]
     assert workers.ci95_lo < own * 0.5 < workers.ci95_hi
     assert workers.ci95_lo > 0
     assert workers.of == pytest.approx(own * 1.5, rel=0.1)
@@ -129,6 +131,28 @@ def test_a_budget_that_holds_less(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [p.name for p in slow_start.prices] == [f"{FAULT}=SSE41"], "the first run reads all libraries from disk"
     nothing = measure(asked(tiny, "workers=1", budget="30s"), run=FakeRun(rate_of, took_s=20.0))
     assert nothing.prices == []
+
+
+def test_runs_that_take_longer_than_the_first_leave_the_first_suspect_its_price(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a CI run: three suspects had two blocks each, and nothing had a price."""
+    monkeypatch.setenv(FAULT, "SSE41")
+
+    now_s = 0.0
+
+    class Slowing(FakeRun):
+        def __call__(self, spec: TrialSpec, directory: TrialDir, **kwargs: Any) -> TrialResult:
+            nonlocal now_s
+            self.took_s = 8.0 if len(self.specs) < 5 else 10.5
+            now_s += self.took_s
+            return super().__call__(spec, directory, **kwargs)
+
+    monkeypatch.setattr(prices, "Budget", lambda total_s, started: Budget(total_s, clock=lambda: now_s))
+    found = measure(asked(tiny, "workers=1", budget="3m"), run=Slowing(rate_of))
+    assert f"{FAULT}=SSE41" in {p.name for p in found.prices}
+    assert [u for u in found.unpriced if "fewer than 3 blocks" in u.why], "some were given up for it"
+    assert now_s < 180.0
 
 
 def test_a_job_that_does_not_run_is_said(tiny: Path) -> None:
