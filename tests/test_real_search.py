@@ -24,10 +24,11 @@ from autotune.run.demo import demo_dataset
 from autotune.run.trial import run_trial
 from autotune.search.past import DIED
 from tests.cli import rows as csv_rows
+from tests.receipts import MODEL
 from tests.run.trials import spec
 
 pytestmark = pytest.mark.slow
-BUDGET_S = 200
+BUDGET_S = 150
 YOLO = shutil.which("yolo") or str(Path(sys.executable).with_name("yolo"))
 
 
@@ -202,7 +203,7 @@ def test_kill_nine_and_resume(data: Path, tmp_path: Path) -> None:
     assert signalled_in_a_trial(out, data, signal.SIGKILL)[0] == -signal.SIGKILL
     run = next(p for p in out.iterdir() if not p.is_symlink())
     baseline = (run / "trials" / "0000" / "result.json").read_bytes()
-    argv = [sys.executable, "-m", "autotune", "search", "--resume", str(run), "--budget", "3m"]
+    argv = [sys.executable, "-m", "autotune", "search", "--resume", str(run), "--budget", "150s"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "trials" / "0000" / "result.json").read_bytes() == baseline, "a finished trial is kept"
@@ -219,7 +220,7 @@ def test_kill_nine_and_resume(data: Path, tmp_path: Path) -> None:
 
 
 def test_compile_is_in_effect(tmp_path: Path, data: Path) -> None:
-    asked = spec(data, changes={"compile": "default"}, compile="default", imgsz=32, batch=4)
+    asked = spec(data, changes={"compile": "default"}, compile="default", imgsz=32, batch=4, model=str(MODEL))
     asked = replace(asked, deadlines=Deadlines(first_step_s=800.0, total_s=900.0))
     result = run_trial(asked, TrialDir(tmp_path / "t"), started_s=0.0)
     assert result.outcome in (Outcome.OK, Outcome.UNSTABLE), (result.error, result.log_tail)
