@@ -8,7 +8,7 @@ from typing import Any
 from autotune.contract import Outcome
 from autotune.errors import NoTrialError
 from autotune.search.communication import transport_of
-from autotune.search.plan import Settings
+from autotune.search.plan import Plan, Settings
 from autotune.search.proposals import Proposals, key_of
 from autotune.search.ran import Ran
 from autotune.search.session import Session
@@ -16,6 +16,9 @@ from autotune.search.session import Session
 
 def measure_baseline(session: Session) -> None:
     """Run the user's own arguments, unchanged; when memory is short, with the largest halving of the batch that runs.
+
+    One that hangs is run once more, if there is time: ranks that wait for each other do so now and then, and without a
+    baseline there is no search.
 
     The study hears of it afterwards: only what really ran tells which values the domain has. What the baseline itself
     is worth it is told when the ends of its epochs are measured (search/epoch_ends.py).
@@ -27,7 +30,7 @@ def measure_baseline(session: Session) -> None:
     n_before = len(session.ran)  # a resumed search told the study of these
     predicted = plan.space.prepare({}, plan.n_images)
     session.knobs, session.frozen = tuple(predicted.baseline), dict(predicted.frozen)
-    asked_batch = job.get("batch")
+    asked_batch, n_hung = job.get("batch"), 0
     try:
         while True:
             params = dict(predicted.baseline)
@@ -38,6 +41,10 @@ def measure_baseline(session: Session) -> None:
             if ran.result.outcome.measured and ran.value is not None:
                 adopt(session, ran, job, asked_batch)
                 return
+            if ran.result.outcome is Outcome.TIMEOUT and not n_hung and _time_left_s(plan) > ran.result.took_s:
+                n_hung = 1
+                session.notes.append(f"your own settings hung once here, and were run again: {ran.result.error}")
+                continue
             half = _half(job.get("batch"), session.info.n_ranks)
             if ran.result.outcome is not Outcome.OOM or half is None:
                 _refuse(session, ran)
@@ -47,6 +54,10 @@ def measure_baseline(session: Session) -> None:
             session.study.ask(attempt.result.params, role="baseline")
             if session.baseline is None or attempt.number != session.baseline.number:
                 session.tell(attempt)
+
+
+def _time_left_s(plan: Plan) -> float:
+    return plan.budget.left_s() - plan.report_s
 
 
 def _half(batch: Any, n_ranks: int) -> int | None:

@@ -214,6 +214,7 @@ def explore(session: Session) -> str:
         situation = situation_of(session)
         proposal = propose(situation)
         session.misfit_frac, session.inert = proposal.misfit_frac, proposal.inert
+        session.too_large = proposal.too_large
         if not proposals.queue:
             job_s = session.best().value if plan.info.objective == "job_time" else None
             why = stopping.why(proposal, n_trials=situation.n_trials, price_s=ordinary_s, job_s=job_s)

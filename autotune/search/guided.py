@@ -26,6 +26,7 @@ from autotune.search.model import Forecast, Observation, Surrogate
 from autotune.search.observations import backward_per_forward, exchange_frac, observe, pooled_noise
 from autotune.search.proposals import key_of
 from autotune.search.situation import LARGE_MISFIT, Proposal, Situation
+from autotune.search.stopping import GAIN_FRAC
 from autotune.space.knobs import COMMUNICATION
 
 FITS: Final = 0.9
@@ -56,15 +57,16 @@ def propose(s: Situation) -> Proposal:
     candidates = mind.candidates()
     if not candidates:
         return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
-    forecast = mind.model.forecast(candidates)
-    fits = mind.fits(forecast)
-    worth = np.where(fits >= FITS, mind.improvement(candidates) * fits, -1.0)
+    fits, improvement = mind.fits(mind.model.forecast(candidates)), mind.improvement(candidates)
+    worth = np.where(fits >= FITS, improvement * fits, -1.0)
     power = max(0.0, 1.0 - s.n_trials / COOL)
     price = np.array([s.price(params).total_s for params in candidates]) if power else np.ones(len(candidates))
     order = np.argsort(-worth / np.maximum(price, 1e-3) ** power)
     chosen = next((candidates[i] for i in order if worth[i] >= 0 and not s.why_not(candidates[i])), None)
+    unfit = int(np.argmax(np.where(fits < FITS, improvement, -1.0)))
+    too_large = candidates[unfit] if fits[unfit] < FITS and improvement[unfit] > max(GAIN_FRAC, worth.max()) else None
     if chosen is None:
-        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
+        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom, too_large=too_large)
     n, misfit = s.n_trials, mind.model.misfit_frac
     hedged = n >= HEDGE_FROM and n % next(every for least, every in HEDGES if misfit >= least) == 0
     return Proposal(
@@ -76,6 +78,7 @@ def propose(s: Situation) -> Proposal:
         inert=mind.inert,
         guess=mind.guess,
         oom=mind.oom,
+        too_large=too_large,
     )
 
 
@@ -200,15 +203,16 @@ class Mind:
         return 1.0 - float(self.fits(self.model.forecast([params]))[0])
 
     def candidates(self) -> list[Params]:
-        """Configurations that nobody has tried, spelled as they would run."""
+        """Configurations that nobody has tried, spelled as they would run; the best that does not fit is among them."""
         every = self.s.proposals.every()
         if every is not None and len(every) <= ENUMERABLE:
             return [p for key, p in every.items() if key not in self.s.proposals.known]
         rows = self._rows()
-        forecast = self.model.forecast_rows(rows)
-        order = np.argsort(np.where(self.fits(forecast) >= FITS, -self._improvement(rows), 1.0))
+        improvement, fit = self._improvement(rows), self.fits(self.model.forecast_rows(rows)) >= FITS
+        order = np.argsort(np.where(fit, -improvement, 1.0))
+        too_large = [] if fit.all() else [np.argmax(np.where(fit, -1.0, improvement))]
         out: dict[str, Params] = {}
-        for i in order:
+        for i in (*too_large, *order):
             params = self.s.proposals.complete(self.encoding.params(rows[i]))
             key = key_of(params)
             if key not in self.s.proposals.known and key not in out and self.s.proposals.exists(params):

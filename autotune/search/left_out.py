@@ -8,14 +8,22 @@ from autotune.contract import NotTried, Params, TrialSkipped
 from autotune.search.proposals import NOT_RECORDED, key_of
 from autotune.search.session import Session
 
+TOO_LARGE: Final = "the model expects more of it than of all others, and that it would run out of memory"
 SHARE_OF_LEFT: Final = 0.15
 """A dearer trial is not started: it would have to win by more than it can (issue, item 7)."""
 
 
 def never_tried(session: Session) -> tuple[NotTried, ...]:
-    """Each once, with its last reason; what a resumed search found the time for is left out."""
+    """Each once, with its last reason; what a resumed search found the time for is left out.
+
+    Among them the one that the strategy's model last wanted and did not propose, since it is too large: users ask for
+    it.
+    """
     known = session.proposals.known if session.proposals else {}
     last = {key_of(n.params): n for n in session.not_tried}
+    if session.too_large is not None:
+        wanted = NotTried(params=session.too_large, price_s=None, reason=TOO_LARGE, predicted_oom=True)
+        last.setdefault(key_of(wanted.params), wanted)
     return tuple(n for key, n in last.items() if known.get(key) is None)
 
 

@@ -55,6 +55,7 @@ class Session:
         failed: keys of winners that did not live through their fresh run: nobody is handed such a configuration.
         misfit_frac: how far off the strategy's model was when it was last asked; 0 where there is none.
         inert: family of settings that it held to be without effect then -> why.
+        too_large: what it would have tried then, if the memory sufficed.
     """
 
     def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
@@ -75,6 +76,7 @@ class Session:
         self.failed: set[str] = set()
         self.misfit_frac = 0.0
         self.inert: dict[str, str] = {}
+        self.too_large: Params | None = None
         self.stopped_because = ""
         self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers

@@ -67,6 +67,7 @@ class Proposal:
         inert: family of settings that cannot matter now -> why, in words.
         guess: what the model expects of any configuration; None: there is no model.
         oom: how probable the model holds it that a configuration runs out of memory; None: there is no model.
+        too_large: promises more than anything else, and is not tried for its memory.
     """
 
     params: Params | None = None
@@ -76,6 +77,7 @@ class Proposal:
     inert: dict[str, str] = field(default_factory=dict)
     guess: Callable[[Params], Guess] | None = None
     oom: Callable[[Params], float] | None = None
+    too_large: Params | None = None
 
     @property
     def asked(self) -> Params | None:

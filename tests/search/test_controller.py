@@ -281,6 +281,29 @@ def test_baseline_out_of_memory_is_halved_and_labelled(tmp_path):
     assert study_of(plan).trials[2].state.name == "COMPLETE"
 
 
+@pytest.mark.usefixtures("study_on_disk")
+def test_a_baseline_that_hangs_once_is_run_again(tmp_path):
+    summary, trainer, plan = run(
+        tmp_path, budget_s=2400.0, trainer_args={"fails": lambda spec: Outcome.TIMEOUT if spec.number == 0 else None}
+    )
+    assert [(s.number, s.role, s.train_args) for s in trainer.specs[:2]] == [
+        (0, "baseline", trainer.specs[0].train_args),
+        (1, "baseline", trainer.specs[0].train_args),
+    ]
+    assert any("hung once" in note for note in summary.notes)
+    assert read_json(plan.run_dir.trial(0).result, TrialResult).outcome is Outcome.TIMEOUT
+    assert study_of(plan).trials[1].state.name == "COMPLETE"
+    assert len([s for s in trainer.specs if s.role == "trial"]) > 2
+
+
+@pytest.mark.parametrize(("budget_s", "n_runs"), [(2400.0, 2), (700.0, 1)])
+def test_a_baseline_that_always_hangs_ends_the_search(tmp_path, budget_s, n_runs):
+    """Twice at most, and once where the budget has no time for a second hang."""
+    with pytest.raises(NoTrialError, match="it was timeout") as e:
+        run(tmp_path, budget_s=budget_s, trainer_args={"fails": lambda spec: Outcome.TIMEOUT})
+    assert e.value.message.count("it was timeout") == n_runs
+
+
 def test_no_trial_succeeded(tmp_path):
     with pytest.raises(NoTrialError, match="it was crash") as e:
         run(tmp_path, trainer_args={"fails": lambda spec: Outcome.CRASH})

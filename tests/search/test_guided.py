@@ -27,6 +27,7 @@ from autotune.search.controller import look_around
 from autotune.search.formula import A
 from autotune.search.guided import Mind, propose
 from autotune.search.in_memory import incumbents, study_in_memory
+from autotune.search.left_out import never_tried
 from autotune.search.observations import observe
 from autotune.search.proposals import key_of
 from autotune.search.resume import open_study
@@ -141,6 +142,20 @@ def test_memory_is_not_run_out_of_in_a_whole_study(tmp_path):
     assert len(outcomes) >= 10
     assert outcomes.count(Outcome.OOM) <= 1
     assert needs(incumbents(session)[-1].params) > 0.5 * 5 * GIB, "and yet it uses what there is"
+    assert needs(session.too_large) > 5 * GIB, "a larger batch, which the user will ask for"
+    *_, told = never_tried(session)  # the others: the space's seeds and the sampler's turns
+    assert (told.params, told.predicted_oom) == (session.too_large, True)
+
+
+def test_what_fits_or_promises_nothing_is_not_called_too_large(tmp_path):
+    session = studied(tmp_path, 12, objective="images_per_s", rate=rate_of)
+    assert session.too_large is None, "no limit"
+
+    def smaller_is_faster(params):
+        return rate_of(params) / params["batch_per_gpu"]
+
+    memory = {"limit_bytes": 5 * GIB, "needs": needs, "has_bytes": 5 * GIB}
+    assert studied(tmp_path, 12, objective="images_per_s", rate=smaller_is_faster, **memory).too_large is None
 
 
 @pytest.mark.parametrize("refused", ["batch_per_gpu", "torch_threads"])
