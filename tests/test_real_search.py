@@ -28,7 +28,9 @@ from tests.receipts import MODEL
 from tests.run.trials import spec
 
 pytestmark = pytest.mark.slow
-BUDGET_S = 150
+BUDGET_S = 200
+FEW = ("plots=False", "fraction=0.25")
+"""For a full training that only has to run."""
 YOLO = shutil.which("yolo") or str(Path(sys.executable).with_name("yolo"))
 
 
@@ -106,7 +108,7 @@ def test_it_is_in_the_atlas(run: Path, home: Path) -> None:
 
 
 def test_plain_yolo_trains_from_best_yaml(run: Path, tmp_path: Path) -> None:
-    argv = [YOLO, "train", f"cfg={run / 'best' / 'best.yaml'}", "epochs=1", "plots=False", f"project={tmp_path}"]
+    argv = [YOLO, "train", f"cfg={run / 'best' / 'best.yaml'}", "epochs=1", *FEW, f"project={tmp_path}"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert list(tmp_path.rglob("last.pt"))
@@ -114,7 +116,7 @@ def test_plain_yolo_trains_from_best_yaml(run: Path, tmp_path: Path) -> None:
 
 def test_launch_sh_trains_the_winner_from_any_folder(run: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHON": sys.executable, "PATH": f"{Path(YOLO).parent}:{os.environ['PATH']}"}
-    argv = ["bash", str(run / "best" / "launch.sh"), "epochs=1", "plots=False", f"project={tmp_path}"]
+    argv = ["bash", str(run / "best" / "launch.sh"), "epochs=1", *FEW, f"project={tmp_path}"]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert list(tmp_path.rglob("last.pt")), "ordinary Ultralytics results"
@@ -126,9 +128,7 @@ def test_launch_sh_trains_the_winner_from_any_folder(run: Path, tmp_path: Path) 
 
 def test_train_resumes_a_checkpoint(run: Path, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "autotune", "train", str(run)]
-    first = subprocess.Popen(
-        [*argv, "epochs=3", "plots=False", f"project={tmp_path}"], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
+    first = subprocess.Popen([*argv, "epochs=3", *FEW, f"project={tmp_path}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not (found := list(tmp_path.rglob("last.pt"))) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -156,11 +156,14 @@ def test_a_trial_again_with_its_log_on_screen(run: Path) -> None:
     assert re.search(r"^limit: cores \d+ % busy, waiting for data", done.stdout, re.MULTILINE), done.stdout[-2000:]
 
 
-def signalled_in_a_trial(out: Path, data: Path, number: signal.Signals) -> tuple[int, str]:
+def signalled_in_a_trial(argv: list[str], out: Path, number: signal.Signals) -> tuple[int, str]:
     """A search that gets the signal while the first configuration that it tries trains: exit code, output."""
-    argv = [sys.executable, "-m", "autotune", "search", "--budget", "10m", "--out", str(out)]
+    earlier = set(out.glob("2*/trials/*"))
     search = subprocess.Popen(
-        [*argv, f"data={data}", "imgsz=96"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "autotune", "search", "--budget", "10m", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     deadline = time.monotonic() + 200
 
@@ -168,6 +171,7 @@ def signalled_in_a_trial(out: Path, data: Path, number: signal.Signals) -> tuple
         return any(
             steps.stat().st_size > 0 and json.loads((steps.parent / "spec.json").read_text())["role"] == "trial"
             for steps in out.glob("2*/trials/*/steps0.txt")
+            if steps.parent not in earlier
         )
 
     with contextlib.ExitStack() as stack:
@@ -181,42 +185,31 @@ def signalled_in_a_trial(out: Path, data: Path, number: signal.Signals) -> tuple
     return search.returncode, output
 
 
-def test_ctrl_c_in_a_trial_keeps_everything(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    code, output = signalled_in_a_trial(out, data, signal.SIGINT)
-    assert code == 130, output
-    assert left_over(out) == []
+def test_kill_nine_resume_and_ctrl_c_lose_nothing(data: Path, tmp_path: Path) -> None:
+    out, before = tmp_path / "out", hashes(data.parent)
+    job = ["--out", str(out), f"data={data}", "imgsz=96"]
+    assert signalled_in_a_trial(job, out, signal.SIGKILL)[0] == -signal.SIGKILL
     run = next(p for p in out.iterdir() if not p.is_symlink())
+    baseline = (run / "trials" / "0000" / "result.json").read_bytes()
+    code, output = signalled_in_a_trial(["--resume", str(run)], out, signal.SIGINT)
+    assert code == 130, output
+    assert "Traceback" not in output
+    assert left_over(out) == []
+    assert hashes(data.parent) == before
+    assert (run / "trials" / "0000" / "result.json").read_bytes() == baseline, "a finished trial is kept"
+    rows = csv_rows(run / "trials.csv")
+    assert (rows[0]["role"], rows[0]["outcome"]) in (("baseline", "ok"), ("baseline", "unstable"))
+    (killed,) = (r for r in rows if r["outcome"] == "interrupted" and r["error"] == DIED)
+    columns = ["role", *list(rows[0])[12:]]
+    again = [r for r in rows if r is not killed and all(r[c] == killed[c] for c in columns)]
+    assert killed["role"] == "trial"
+    assert [r["outcome"] for r in again] == ["interrupted"], "what was killed ran once more, until Ctrl-C"
+    assert again == rows[-1:]
     summary = read_json(run / "summary.json", Summary)
     assert summary.stopped_because == "interrupted"
     assert summary.verdict.status == "unconfirmed"
     assert (run / "report.html").stat().st_size > 1_000_000
     assert (run / "best" / "best.yaml").exists()
-    rows = [(r["role"], r["outcome"]) for r in csv_rows(run / "trials.csv")]
-    assert rows[0] in (("baseline", "ok"), ("baseline", "unstable"))
-    assert rows[-1] == ("trial", "interrupted")
-    assert "Traceback" not in output
-
-
-def test_kill_nine_and_resume(data: Path, tmp_path: Path) -> None:
-    out, before = tmp_path / "out", hashes(data.parent)
-    assert signalled_in_a_trial(out, data, signal.SIGKILL)[0] == -signal.SIGKILL
-    run = next(p for p in out.iterdir() if not p.is_symlink())
-    baseline = (run / "trials" / "0000" / "result.json").read_bytes()
-    argv = [sys.executable, "-m", "autotune", "search", "--resume", str(run), "--budget", "150s"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (run / "trials" / "0000" / "result.json").read_bytes() == baseline, "a finished trial is kept"
-    rows = csv_rows(run / "trials.csv")
-    # On a busy machine the end of the budget may stop another.
-    (killed,) = (r for r in rows if r["outcome"] == "interrupted" and r["error"] == DIED)
-    columns = ["role", *list(rows[0])[12:]]
-    again = [r for r in rows if r is not killed and all(r[c] == killed[c] for c in columns)]
-    assert killed["role"] == "trial"
-    assert len(again) == 1, "what was interrupted ran once more"
-    assert left_over(out) == []
-    assert hashes(data.parent) == before
-    assert read_json(run / "summary.json", Summary).stopped_because != "interrupted"
 
 
 def test_compile_is_in_effect(tmp_path: Path, data: Path) -> None:
