@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.contract import Observer, Params
@@ -12,16 +12,22 @@ from autotune.search.resume import open_study
 from autotune.search.session import Session
 
 
-def study_in_memory(plan: Plan, run_trial: RunTrial, observers: Sequence[Observer] = ()) -> Session:
+def study_in_memory(
+    plan: Plan,
+    run_trial: RunTrial,
+    observers: Sequence[Observer] = (),
+    afterwards: Callable[[Session], object] = lambda session: None,
+) -> Session:
     """Baseline, what is measured beside it, and the loop; no finalists, no files.
 
     Args:
         plan: as of a search; its `run_dir` is None, its budget's clock that of the machine.
         run_trial: the machine.
         observers: told of every event.
+        afterwards: called when the loop has ended and more trials can still be run.
 
     Returns:
-        The session as the loop left it; `ran` are its trials in order.
+        The session as the loop, or `afterwards`, left it; `ran` are its trials in order.
 
     Raises:
         NoTrialError: the user's own arguments do not run.
@@ -31,6 +37,7 @@ def study_in_memory(plan: Plan, run_trial: RunTrial, observers: Sequence[Observe
     session = Session(plan, run_trial, observers, study)
     try:
         session.stopped_because = look_around(session)
+        afterwards(session)
     finally:
         study.close()
     return session

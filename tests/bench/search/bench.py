@@ -39,9 +39,13 @@ def _recorded(path: str) -> tuple[Recording, Estimate]:
     return recording, estimate(recording)
 
 
+def _is_recorded(name: str) -> bool:
+    return (RECORDED / name / "table.json").exists()
+
+
 def world_of(name: str, seed: int) -> World:
     """A recorded table below tests/data, or a simulated machine: each seed another one."""
-    if (RECORDED / name / "table.json").exists():
+    if _is_recorded(name):
         from recorded import RecordedWorld
 
         recording, truth = _recorded(str(RECORDED / name))
@@ -70,7 +74,8 @@ def run(out: Path, worlds: list[str], names: list[str], seeds: range, n_trials: 
         on_cpu = "torch_threads" in answer.domain
         row: dict[str, Any] = {"world": world, "strategy": name, "seed": seed, "n_trials": n_trials}
         try:
-            row |= study(answer, CONTENDERS[name], seed=seed, n_trials=n_trials, on_cpu=on_cpu, segment=SEGMENT)
+            who, prove = CONTENDERS[name], not _is_recorded(world)
+            row |= study(answer, who, seed=seed, n_trials=n_trials, on_cpu=on_cpu, segment=SEGMENT, prove=prove)
         except NoTrialError as e:  # the user's own settings hang on this machine: nobody's study
             print(f"{i + 1}/{len(todo)} {world} {name} {seed}: {e}", flush=True)
             continue

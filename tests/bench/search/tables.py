@@ -29,7 +29,8 @@ def _head() -> str:
         "strategy", "studies", f"within 5 % at {_list(AT)} trials", f"2 % at {_list(AT)}", f"1 % at {_list(AT)}",
         f"2 % at {_list(AT)}, by posterior mean",
         f"2 % within {_list(MINUTES)} min", "median min to 2 %", "OOM a study (most)", "mean share at 20/40",
-        "trials", "controller ms a trial",
+        "trials", "controller ms a trial", "handed out after the proofs within 5/2/1 %", "more runs for that",
+        "a gain claimed, and its interval holds the truth",
     ]  # fmt: skip
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
@@ -56,9 +57,26 @@ def _table(rows: list[Row]) -> str:
             " / ".join(f"{100 * fmean(after(r, at) for r in mine):.1f}" for at in (20, 40)),
             f"{fmean(n_trials):.0f}",
             f"{1000 * sum(r['controller_s'] for r in mine) / max(1, sum(n_trials)):.0f}",
+            *_proofs([r["proof"] for r in mine if "proof" in r]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _proofs(proofs: list[Row]) -> list[str]:
+    """What is handed out, how many fresh runs it took, and how often a claim of a gain holds."""
+    if not proofs:
+        return ["-"] * 3
+    gains = [p for p in proofs if p["status"] == "gain"]
+    shares = " / ".join(f"{100 * fmean(p['share'] >= 1 - frac for p in proofs):.0f}" for frac in (0.05, 0.02, 0.01))
+    claimed = f"{100 * len(gains) / len(proofs):.0f} %" + (f", {100 * fmean(map(holds, gains)):.1f} %" if gains else "")
+    return [shares, f"{fmean(p['n_runs'] for p in proofs):.0f}", claimed]
+
+
+def holds(proof: Row) -> bool:
+    """Is the true speedup of what was handed out within the interval that was claimed?"""
+    _, lo, hi = proof["claim"]
+    return bool(lo <= proof["speedup"] <= hi)
 
 
 def within(rows: list[Row], frac: float, at: int) -> float:
