@@ -54,6 +54,21 @@ def test_a_row_for_each_study(rows):
         assert r["stopped"] == f"{N_TRIALS} trials, as many as were asked for"
 
 
+def test_a_row_says_what_is_handed_out(rows):
+    """By the finalist stage, whose runs are no trials of the search."""
+    for r in rows:
+        proof = r["proof"]
+        assert 0 < proof["share"] <= 1.0001
+        if proof["status"] == "gain":
+            assert proof["n_runs"] >= 6, "three blocks of two at least"
+            assert proof["took_s"] > 0
+            speedup, lo, hi = proof["claim"]
+            assert 1 < lo < speedup < hi
+    gains = [r["proof"] for r in rows if r["proof"]["status"] == "gain"]
+    assert gains, "structured finds one on these machines"
+    assert all(abs(p["claim"][0] / p["speedup"] - 1) < 0.2 for p in gains), "a claim is of the truth, give or take"
+
+
 def test_the_model_beats_a_walk(rows):
     last = {(r["world"], r["strategy"]): r["share"][-1] for r in rows}
     for world in WORLDS:
@@ -88,3 +103,8 @@ def test_what_the_tables_count():
     assert tables.seconds_to(row, 0.02) == 33.0
     assert tables.seconds_to(row, 0.01) == float("inf")
     assert [tables.share_at(row, s) for s in (5.0, 22.0, 100.0)] == [0.0, 0.97, 0.985]
+    proof = {"status": "gain", "share": 0.97, "speedup": 1.5, "claim": [1.4, 1.3, 1.6], "n_runs": 20, "took_s": 1.0}
+    missed, none = proof | {"speedup": 1.7, "share": 0.995}, proof | {"status": "no_gain", "claim": None}
+    assert [tables.holds(p) for p in (proof, missed)] == [True, False]
+    assert tables._proofs([proof, missed, none, none]) == ["100 / 25 / 25", "20", "50 %, 50.0 %"]
+    assert tables._proofs([]) == ["-", "-", "-"]

@@ -46,6 +46,21 @@ def test_the_same_seed_tries_the_same_in_memory_and_in_a_folder(tmp_path, strate
     assert list((tmp_path / "nothing").iterdir()) == [], "nothing was written"
 
 
+def test_more_can_be_run_when_the_loop_has_ended(tmp_path):
+    clock = FakeClock()
+    plan = replace(make_plan(tmp_path / "nothing", clock, budget_s=1e5, max_trials=3), run_dir=None)
+    stopped = []
+
+    def afterwards(session):
+        stopped.append(session.stopped_because)
+        session.ask_and_run("finalist", session.best().result.params)
+
+    session = study_in_memory(plan, FakeTrainer(clock), afterwards=afterwards)
+    assert stopped == ["3 trials, as many as were asked for"]
+    assert [r.result.role for r in session.ran].count("finalist") == 1
+    assert session.ran[-1].value
+
+
 def test_incumbents_are_the_best_measured_so_far(tmp_path):
     seen = []
     session, trainer = in_memory(tmp_path, budget_s=1e5, max_trials=12, observers=[seen.append])
