@@ -13,6 +13,7 @@ __all__ = ["world"]
 
 BUDGET_S = 60.0
 FAULTS = {
+    "baseline 1": {"fault": "hang", "at": 4},
     "trial 2": {"fault": "hang", "at": 4},
     "trial 3": {"fault": "sigkill_self", "at": 4},
     "trial 4": {"fault": "oom", "at": 4},
@@ -30,6 +31,10 @@ def test_a_search_with_faults_in_it(world: World) -> None:
     assert code == 0, said
     assert time.monotonic() - first.began <= BUDGET_S + 10.0
     results = first.results()
+    hung, baseline = results[0], results[1]
+    assert (hung.role, baseline.role) == ("baseline", "baseline")
+    assert hung.outcome is Outcome.TIMEOUT
+    assert baseline.outcome.measured, "what hangs once may run the second time"
     tried = [r for _, r in sorted(results.items()) if r.role == "trial"]
     expected = [Outcome.TIMEOUT, Outcome.CRASH, Outcome.OOM, Outcome.CRASH]
     assert [r.outcome for r in tried[1:5]] == expected, [r.error for r in tried]
@@ -42,6 +47,7 @@ def test_a_search_with_faults_in_it(world: World) -> None:
     assert {e["result"]["number"] for e in first.events() if e["kind"] == "trial_ended"} == set(results)
     summary = read_json(first.folder / "summary.json", Summary)
     assert summary.stopped_because.startswith("6 trials")
+    assert any("hung once here" in note for note in summary.notes)
     assert (first.folder / "best" / "best.yaml").exists()
     assert (first.folder / "report.html").exists()
     world.check_clean(first.folder)
