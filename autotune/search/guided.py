@@ -22,8 +22,8 @@ from autotune.contract import Guess, Params
 from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
 from autotune.search.formula import Setting
 from autotune.search.inert import frozen
-from autotune.search.model import Forecast, Observation, Surrogate
-from autotune.search.observations import backward_per_forward, exchange_frac, observe, pooled_noise
+from autotune.search.model import Forecast, Surrogate
+from autotune.search.observations import Observation, backward_per_forward, exchange_frac, observe, pooled_noise
 from autotune.search.proposals import key_of
 from autotune.search.situation import LARGE_MISFIT, Proposal, Situation
 from autotune.search.stopping import GAIN_FRAC

@@ -4,14 +4,15 @@ What the formula cannot say is left to a Gaussian process on the residuals of lo
 falls with the settings that differ (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, 2.2). A
 setting that makes other kernels run, or moves work between cores, counts whole; the others count little: what a larger
 bucket does to a step with another kernel is no news. The process's size, and a factor on the deviations of all beliefs,
-are those that make the data likeliest (empirical Bayes, 5.4): where folklore is wrong, the beliefs and not the formula
-are to blame, and wider ones find out sooner (simulated, results/LOG.md).
+are those that make the data likeliest (empirical Bayes, 5.4), and so is whether their means are kept at all: where
+folklore is wrong, the beliefs and not the formula are to blame, and wider ones, or none, find out sooner (simulated,
+results/LOG.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,9 @@ WIDER: Final = (1.0, 1.5, 2.2)
 """Grid of the factor on the deviations of beliefs. With 3.3 in it a search tried absurd settings for ten trials."""
 WIDER_WEIGHT: Final = 6.0
 """Inverse variance of its logarithm about 0."""
+TRUSTS: Final = ((1.0, 0.0), (0.0, 4.0))
+"""(Share of the beliefs' means that is kept, -2 log of its prior probability): a machine on which folklore is reversed
+is nearer to "nothing is known" than to folklore with wide deviations."""
 LENGTH: Final = 3.0
 """Settings that differ until the covariance of two residuals has fallen to 1/e."""
 WHOLE_SETTINGS: Final = frozenset(
@@ -56,26 +60,30 @@ def similarity(one: Integers, other: Integers, weights: Array) -> Array:
     return out
 
 
-def likeliest(off: Array, own: Array, effects: Array, similar: Array, noise: Array) -> tuple[float, float]:
-    """(WIDER, MISFIT) that make the data likeliest, the parameters integrated out about the fit.
+def likeliest(
+    off: Mapping[float, Array], own: Array, effects: Array, similar: Array, noise: Array
+) -> tuple[float, float, float]:
+    """(trust, WIDER, MISFIT) that make the data likeliest, the parameters integrated out about the fit.
 
     The residuals alone would say nothing: there are more parameters than trials.
 
     Args:
-        off: (n,) observed less what the prior means predict.
+        off: trust -> (n,) observed less what the prior means predict.
         own: (n, n) prior covariance that the formula's own parameters give.
         effects: (n, n) the same of the settings' beliefs.
         similar: (n, n) of `similarity`.
         noise: (n,) standard deviations of the observations.
     """
 
-    def loss(wider: float, misfit: float) -> float:
+    def losses(wider: float, misfit: float) -> list[tuple[float, tuple[float, float, float]]]:
         covariance = own + wider**2 * effects + misfit**2 * similar + np.diag(noise**2)
-        data = off @ np.linalg.solve(covariance, off) + np.linalg.slogdet(covariance)[1]
         beliefs = MISFIT_WEIGHT * math.log(misfit / USUAL_MISFIT) ** 2 + WIDER_WEIGHT * math.log(wider) ** 2
-        return float(data) + beliefs
+        beliefs += float(np.linalg.slogdet(covariance)[1])
+        offs = np.array([off[trust] for trust, _ in TRUSTS]).T
+        data = (offs * np.linalg.solve(covariance, offs)).sum(axis=0)
+        return [(float(d) + doubt + beliefs, (t, wider, misfit)) for d, (t, doubt) in zip(data, TRUSTS, strict=True)]
 
-    return min(((w, r) for w in WIDER for r in MISFIT), key=lambda guess: loss(*guess))
+    return min(found for w in WIDER for r in MISFIT for found in losses(w, r))[1]
 
 
 def quadratic(x: Array, a: Array) -> Array:

@@ -42,15 +42,12 @@ from autotune.search.formula import (
     V,
 )
 from autotune.search.least_squares import maximise
-from autotune.search.misfit import MISFIT, counts, likeliest, quadratic, similarity
+from autotune.search.misfit import MISFIT, TRUSTS, counts, likeliest, quadratic, similarity
+from autotune.search.observations import Observation
 
-NOISE_FRAC: Final = 0.02
-"""Run-to-run noise of log seconds per image before repeats say better."""
 PART_SD: Final = 0.04
 """Of the log of a part of the step, beyond that noise (SEARCH 2.1 draws 3 %)."""
 MEMORY_SD: Final = 0.02
-PRUNED_SD: Final = 0.04
-"""Of a trial that racing stopped: fewer steps."""
 OVERDRAW: Final = 8
 """Samples that are weighed for each one that is kept."""
 DOUBT: Final = 3.0
@@ -65,29 +62,6 @@ MOST_FITS: Final = 5
 LEAST_SD: Final = 1e-4
 LEAST_WAIT: Final = 0.02
 """A smaller share of waiting says nothing of the loader."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What one trial taught.
-
-    Attributes:
-        params: its configuration.
-        image_s: seconds per image of all ranks together; None where it measured none.
-        noise_frac: standard deviation of its logarithm, from run to run and within the run.
-        wait_frac: share of the step spent waiting for data; None: unknown.
-        exchange_frac: share of the step in which the ranks exchange what nothing hides; None: unknown.
-        mem_bytes: peak of the worst rank; None: unknown.
-        oom: it ran out of memory.
-    """
-
-    params: Params
-    image_s: float | None = None
-    noise_frac: float = NOISE_FRAC
-    wait_frac: float | None = None
-    exchange_frac: float | None = None
-    mem_bytes: float | None = None
-    oom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +92,7 @@ class Surrogate:
     Attributes:
         misfit_frac: standard deviation of what the formula cannot say, as a share of the time.
         wider: factor on the deviations of the beliefs that the data ask for.
+        trust: share of their means that the data leave.
         knows_memory: a peak was measured.
 
     Raises:
@@ -141,16 +116,16 @@ class Surrogate:
         self._counts = counts(encoding.names)
         self._similar = similarity(self._rows, self._rows, self._counts)
         self._mean, self._sd = self._prior()
-        self.misfit_frac, self.wider, self.theta = MISFIT[1], 1.0, self._mean
+        self.trust, self.misfit_frac, self.wider, self.theta = 1.0, MISFIT[1], 1.0, self._mean
         for _ in range(MOST_FITS):
-            believed = self.wider, self.misfit_frac
+            believed = self.trust, self.wider, self.misfit_frac
             self.theta, self._covariance = self._fit()
             self._error = self._y - self._per_image(self.formula.outputs(self.theta[None], self._x)[WHOLE], self._x)[0]
-            self.wider, self.misfit_frac = self._likeliest()
-            if (self.wider, self.misfit_frac) == believed:
+            self.trust, self.wider, self.misfit_frac = self._likeliest()
+            if (self.trust, self.wider, self.misfit_frac) == believed:
                 break
         else:  # they swing: the parameters are those of the last that the fit has seen
-            self.wider, self.misfit_frac = believed
+            self.trust, self.wider, self.misfit_frac = believed
         covariance = self.misfit_frac**2 * self._similar + np.diag(self._noise**2)
         self._inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
@@ -213,17 +188,23 @@ class Surrogate:
                 j.append(slope[MEMORY] * ((off != 0) / MEMORY_SD)[:, None])
             return np.concatenate(r), np.concatenate(j)
 
-        return maximise(residuals, self._mean, self._wide(), self.theta)
+        return maximise(residuals, self._mean_of(self.trust), self._wide(), self.theta)
+
+    def _mean_of(self, trust: float) -> Array:
+        """Prior means of all parameters, with so much of the settings' beliefs."""
+        kept = [1.0 if resource in ("memory", "kept") else trust for _, _, resource in self.encoding.labels]
+        return np.concatenate([self._mean[:N_OWN], np.array(kept) * self._mean[N_OWN:]])
 
     def _wide(self) -> Array:
         """Deviations of all parameters; those of the settings' beliefs as wide as the data ask for."""
         return np.concatenate([self._sd[:N_OWN], self.wider * self._sd[N_OWN:]])
 
-    def _likeliest(self) -> tuple[float, float]:
-        """(wider, misfit_frac), about the fit."""
+    def _likeliest(self) -> tuple[float, float, float]:
+        """(trust, wider, misfit_frac), about the fit."""
         value, slope = self.formula.slopes(self.theta, self._x)
         slope = slope[WHOLE]
-        off = self._y - self._per_image(value[WHOLE], self._x) - slope @ (self._mean - self.theta)
+        error = self._y - self._per_image(value[WHOLE], self._x)
+        off = {trust: error - slope @ (self._mean_of(trust) - self.theta) for trust, _ in TRUSTS}
         scaled = slope * self._sd
         own, effects = (part @ part.T for part in (scaled[:, :N_OWN], scaled[:, N_OWN:]))
         return likeliest(off, own, effects, self._similar, self._noise)

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from autotune.contract import Outcome, TrialResult
-from autotune.search.model import NOISE_FRAC, PRUNED_SD, Observation
+from autotune.contract import Outcome, Params, TrialResult
 from autotune.search.proposals import key_of
 from autotune.search.ran import Ran
 
+NOISE_FRAC: Final = 0.02
+"""Run-to-run noise of log seconds per image before repeats say better."""
+PRUNED_SD: Final = 0.04
+"""Of a trial that racing stopped: fewer steps."""
 PRIOR_DF: Final = 2.0
 """Weight of NOISE_FRAC in the pooled noise."""
 MOST_WITHIN_SD: Final = 0.15
 """Of a run, from its own interval: beyond that it says nothing more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one trial taught.
+
+    Attributes:
+        params: its configuration.
+        image_s: seconds per image of all ranks together; None where it measured none.
+        noise_frac: standard deviation of its logarithm, from run to run and within the run.
+        wait_frac: share of the step spent waiting for data; None: unknown.
+        exchange_frac: share of the step in which the ranks exchange what nothing hides; None: unknown.
+        mem_bytes: peak of the worst rank; None: unknown.
+        oom: it ran out of memory.
+    """
+
+    params: Params
+    image_s: float | None = None
+    noise_frac: float = NOISE_FRAC
+    wait_frac: float | None = None
+    exchange_frac: float | None = None
+    mem_bytes: float | None = None
+    oom: bool = False
 
 
 def observe(ran: Sequence[Ran], *, on_cpu: bool) -> list[Observation]:

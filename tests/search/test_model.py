@@ -11,7 +11,8 @@ from scipy.stats import norm
 from autotune.search.effects import encode
 from autotune.search.formula import N_OWN, Formula, Setting, V
 from autotune.search.least_squares import maximise
-from autotune.search.model import Observation, Surrogate
+from autotune.search.model import Surrogate
+from autotune.search.observations import Observation
 
 GIB = 2**30
 DOMAIN = {
@@ -184,6 +185,19 @@ def test_where_beliefs_prove_wrong_the_others_are_doubted_too():
     untried = N_OWN + world.encoding.labels.index(("nobody_knows_it", "c", "compute"))
     drawn = model.draw(np.random.default_rng(0), 400)[:, untried]
     assert drawn.std() > 1.4 * world.encoding.sd[untried - N_OWN]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_folklore_is_reversed_it_is_dropped(seed):
+    """But not what is believed of memory, of which seconds say nothing."""
+    assert FormulaWorld(seed).fitted(16).trust == 1.0
+    world = FormulaWorld(seed)
+    world.theta[N_OWN:] = -world.encoding.mean
+    model = world.fitted(16)
+    assert model.trust == 0.0
+    for i, (name, value, resource) in enumerate(world.encoding.labels):
+        mean = model._mean_of(0.0)[N_OWN + i]
+        assert mean == (world.encoding.mean[i] if resource in ("memory", "kept") else 0.0), (name, value, resource)
 
 
 def test_a_setting_that_runs_the_same_kernels_leaves_less_open():

@@ -6,8 +6,7 @@ import pytest
 
 from autotune.contract import Outcome, TrialResult
 from autotune.search import observations
-from autotune.search.model import NOISE_FRAC, PRUNED_SD
-from autotune.search.observations import backward_per_forward, exchange_frac, pooled_noise
+from autotune.search.observations import NOISE_FRAC, PRUNED_SD, backward_per_forward, exchange_frac, pooled_noise
 from autotune.search.ran import Ran
 
 PARAMS = {"batch_per_gpu": 16, "workers": 4}
