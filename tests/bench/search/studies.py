@@ -101,7 +101,14 @@ def plan_of(world: World, who: Contender, *, seed: int, n_trials: int, on_cpu: b
 
 
 def study(
-    world: World, who: Contender, *, seed: int, n_trials: int, on_cpu: bool, segment: SegmentSettings, prove: bool
+    world: World,
+    who: Contender,
+    *,
+    seed: int,
+    n_trials: int,
+    on_cpu: bool,
+    segment: SegmentSettings,
+    prove: bool = False,
 ) -> dict[str, Any]:
     """One study, as a row of the benchmark: after each trial the incumbent's true share of the best, and the clock.
 
