@@ -48,6 +48,8 @@ class Cell:
     css: str = ""
     remark: str = ""
     more: tuple[str, ...] = ()
+    more_title: str = "more"
+    """What is to be clicked to see them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def trials(run: RunData) -> Card:
                 Cell(words.size(peak), peak),
                 Cell(words.percent(r.wait_frac), r.wait_frac),
                 Cell(words.seconds(r.took_s), r.took_s),
-                Cell(changed, css="code", remark=trouble(r), more=_log(run, r)),
+                Cell(changed, css="code", remark=trouble(r), more=_log(run, r), more_title="its last log lines"),
             )
         )
     table = Table(

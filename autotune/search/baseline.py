@@ -8,7 +8,7 @@ from typing import Any
 from autotune.contract import Outcome
 from autotune.errors import NoTrialError
 from autotune.search.communication import transport_of
-from autotune.search.plan import Plan, Settings
+from autotune.search.plan import Settings
 from autotune.search.proposals import Proposals, key_of
 from autotune.search.ran import Ran
 from autotune.search.session import Session
@@ -30,7 +30,7 @@ def measure_baseline(session: Session) -> None:
     n_before = len(session.ran)  # a resumed search told the study of these
     predicted = plan.space.prepare({}, plan.n_images)
     session.knobs, session.frozen = tuple(predicted.baseline), dict(predicted.frozen)
-    asked_batch, n_hung = job.get("batch"), 0
+    asked_batch, hung = job.get("batch"), False
     try:
         while True:
             params = dict(predicted.baseline)
@@ -41,8 +41,9 @@ def measure_baseline(session: Session) -> None:
             if ran.result.outcome.measured and ran.value is not None:
                 adopt(session, ran, job, asked_batch)
                 return
-            if ran.result.outcome is Outcome.TIMEOUT and not n_hung and _time_left_s(plan) > ran.result.took_s:
-                n_hung = 1
+            left_s = plan.budget.left_s() - plan.report_s
+            if ran.result.outcome is Outcome.TIMEOUT and not hung and left_s > ran.result.took_s:
+                hung = True
                 session.notes.append(f"your own settings hung once here, and were run again: {ran.result.error}")
                 continue
             half = _half(job.get("batch"), session.info.n_ranks)
@@ -54,10 +55,6 @@ def measure_baseline(session: Session) -> None:
             session.study.ask(attempt.result.params, role="baseline")
             if session.baseline is None or attempt.number != session.baseline.number:
                 session.tell(attempt)
-
-
-def _time_left_s(plan: Plan) -> float:
-    return plan.budget.left_s() - plan.report_s
 
 
 def _half(batch: Any, n_ranks: int) -> int | None:

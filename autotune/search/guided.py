@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from autotune.contract import Guess, Params
+from autotune.contract import Guess, NotTried, Params
 from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
 from autotune.search.formula import Setting
 from autotune.search.inert import frozen
@@ -64,7 +64,10 @@ def propose(s: Situation) -> Proposal:
     order = np.argsort(-worth / np.maximum(price, 1e-3) ** power)
     chosen = next((candidates[i] for i in order if worth[i] >= 0 and not s.why_not(candidates[i])), None)
     unfit = int(np.argmax(np.where(fits < FITS, improvement, -1.0)))
-    too_large = candidates[unfit] if fits[unfit] < FITS and improvement[unfit] > max(GAIN_FRAC, worth.max()) else None
+    too_large = None
+    if fits[unfit] < FITS and improvement[unfit] > max(GAIN_FRAC, worth.max()):
+        reason = f"promises more than all others, and runs out of memory with a probability of {1 - fits[unfit]:.0%}"
+        too_large = NotTried(params=candidates[unfit], price_s=None, reason=reason, predicted_oom=True)
     if chosen is None:
         return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom, too_large=too_large)
     n, misfit = s.n_trials, mind.model.misfit_frac

@@ -8,7 +8,6 @@ from autotune.contract import NotTried, Params, TrialSkipped
 from autotune.search.proposals import NOT_RECORDED, key_of
 from autotune.search.session import Session
 
-TOO_LARGE: Final = "the model expects more of it than of all others, and that it would run out of memory"
 SHARE_OF_LEFT: Final = 0.15
 """A dearer trial is not started: it would have to win by more than it can (issue, item 7)."""
 
@@ -22,8 +21,7 @@ def never_tried(session: Session) -> tuple[NotTried, ...]:
     known = session.proposals.known if session.proposals else {}
     last = {key_of(n.params): n for n in session.not_tried}
     if session.too_large is not None:
-        wanted = NotTried(params=session.too_large, price_s=None, reason=TOO_LARGE, predicted_oom=True)
-        last.setdefault(key_of(wanted.params), wanted)
+        last.setdefault(key_of(session.too_large.params), session.too_large)
     return tuple(n for key, n in last.items() if known.get(key) is None)
 
 

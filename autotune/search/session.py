@@ -76,7 +76,7 @@ class Session:
         self.failed: set[str] = set()
         self.misfit_frac = 0.0
         self.inert: dict[str, str] = {}
-        self.too_large: Params | None = None
+        self.too_large: NotTried | None = None
         self.stopped_because = ""
         self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers

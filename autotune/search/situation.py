@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from autotune.contract import Guess, Params
+from autotune.contract import Guess, NotTried, Params
 from autotune.search.price import Price
 from autotune.search.proposals import Proposals
 from autotune.search.ran import Ran
@@ -77,7 +77,7 @@ class Proposal:
     inert: dict[str, str] = field(default_factory=dict)
     guess: Callable[[Params], Guess] | None = None
     oom: Callable[[Params], float] | None = None
-    too_large: Params | None = None
+    too_large: NotTried | None = None
 
     @property
     def asked(self) -> Params | None:

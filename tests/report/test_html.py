@@ -36,6 +36,21 @@ def test_the_page_is_whole(edge_run: RunDir) -> None:
     assert not list(edge_run.path.glob(".*tmp")), "nothing temporary is left"
 
 
+def test_what_unfolds_says_what_it_is(tmp_path: Path) -> None:
+    """Log lines are called so, and nothing else is: what more would lift a limit once was."""
+    crash = replace(result_of(2, Outcome.CRASH), log_tail=("Traceback", "boom"), error="worker died")
+    waits = [replace(result_of(n), wait_frac=0.5) for n in (0, 1)]
+    folder = make_run(tmp_path / "r", results=[*waits, crash], finalists=False)
+    text = own_part(write_report(folder.path).read_text(encoding="utf-8"))
+
+    def titles(card: str) -> set[str]:
+        section = text[text.index(f'<section class="card" id="{card}">') :]
+        return set(re.findall(r"<summary>(.*?)</summary>", section[: section.index("</section>")]))
+
+    assert titles("trials") == {"its last log lines"}
+    assert titles("limits") == {"more"}
+
+
 def test_a_dry_run_says_so_aloud(tmp_path: Path) -> None:
     text = own_part(write_report(make_run(tmp_path / "s", 3, simulated=True).path).read_text(encoding="utf-8"))
     assert "SIMULATED: no real training was measured" in text
