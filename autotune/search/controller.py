@@ -28,7 +28,7 @@ from autotune.search.ran import Ran
 from autotune.search.records import records_of
 from autotune.search.resume import open_study, restore
 from autotune.search.session import COMPILE_LIMIT_S, Session
-from autotune.search.situation import LARGE_MISFIT, situation_of
+from autotune.search.situation import situation_of
 from autotune.search.stopping import Stopping
 from autotune.search.strategies import STRATEGIES, check_strategy
 from autotune.search.study import writing_study
@@ -134,11 +134,9 @@ def _conclude(
     """Write summary.json."""
     importance, note, n_feasible = session.study.importance()
     session.notes += [
-        f"settings of the {name} stayed as the best has them: {why}" for name, why in session.inert.items()
+        f"settings of the {name} stayed as the best has them: {why}" for name, why in session.proposal.inert.items()
     ]
-    if session.misfit_frac >= LARGE_MISFIT:
-        off = f"the model that chose what to try is {session.misfit_frac:.0%} off on this machine"
-        session.notes.append(f"{off}: from trial 8 on every fourth is the sampler's")
+    session.notes += session.proposal.doubts
     not_tried = never_tried(session)
     summary = Summary(
         stopped_because=stopped_because,
@@ -213,8 +211,7 @@ def explore(session: Session) -> str:
             proposals.queue.append(unseen)
         situation = situation_of(session)
         proposal = propose(situation)
-        session.misfit_frac, session.inert = proposal.misfit_frac, proposal.inert
-        session.too_large = proposal.too_large
+        session.proposal = proposal
         if not proposals.queue:
             job_s = session.best().value if plan.info.objective == "job_time" else None
             why = stopping.why(proposal, n_trials=situation.n_trials, price_s=ordinary_s, job_s=job_s)

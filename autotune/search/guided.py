@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -54,9 +54,10 @@ def propose(s: Situation) -> Proposal:
     if not any(o.image_s for o in observations) or not s.proposals.domain:
         return Proposal()
     mind = Mind(s, observations)
+    said = Proposal(misfit_frac=mind.model.misfit_frac, doubts=mind.doubts(), guess=mind.guess, oom=mind.oom)
     candidates = mind.candidates()
     if not candidates:
-        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom)
+        return said
     fits, improvement = mind.fits(mind.model.forecast(candidates)), mind.improvement(candidates)
     worth = np.where(fits >= FITS, improvement * fits, -1.0)
     power = max(0.0, 1.0 - s.n_trials / COOL)
@@ -69,18 +70,16 @@ def propose(s: Situation) -> Proposal:
         reason = f"promises more than all others, and runs out of memory with a probability of {1 - fits[unfit]:.0%}"
         too_large = NotTried(params=candidates[unfit], price_s=None, reason=reason, predicted_oom=True)
     if chosen is None:
-        return Proposal(misfit_frac=mind.model.misfit_frac, guess=mind.guess, oom=mind.oom, too_large=too_large)
-    n, misfit = s.n_trials, mind.model.misfit_frac
-    hedged = n >= HEDGE_FROM and n % next(every for least, every in HEDGES if misfit >= least) == 0
-    return Proposal(
+        return replace(said, too_large=too_large)
+    n = s.n_trials
+    hedged = n >= HEDGE_FROM and n % next(every for least, every in HEDGES if said.misfit_frac >= least) == 0
+    return replace(
+        said,
         params=None if hedged else chosen,
         fixed=mind.fixed if hedged else {},
         # Of what may be tried: what is refused stays unknown, and would promise its gain for ever.
         gain_frac=next(float(worth[i]) for i in np.argsort(-worth) if not s.why_not(candidates[i])),
-        misfit_frac=misfit,
         inert=mind.inert,
-        guess=mind.guess,
-        oom=mind.oom,
         too_large=too_large,
     )
 
@@ -188,6 +187,17 @@ class Mind:
 
         out: Array = ndtr((self._room - forecast.log_mem_bytes) / forecast.mem_sd)
         return out
+
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against the model, in words."""
+        said = []
+        if self.model.misfit_frac >= LARGE_MISFIT:
+            off = f"the model that chose what to try is {self.model.misfit_frac:.0%} off on this machine"
+            said.append(f"{off}: from trial {HEDGE_FROM} on every {HEDGES[0][1]}th is the sampler's")
+        if self.model.trust < 1:
+            usual = "what usually makes these settings faster or slower does not hold on this machine"
+            said.append(f"{usual}: the trials spoke against it, and the model went by them alone")
+        return tuple(said)
 
     def guess(self, params: Params) -> Guess:
         """What is expected of one run."""

@@ -20,8 +20,8 @@ def never_tried(session: Session) -> tuple[NotTried, ...]:
     """
     known = session.proposals.known if session.proposals else {}
     last = {key_of(n.params): n for n in session.not_tried}
-    if session.too_large is not None:
-        last.setdefault(key_of(session.too_large.params), session.too_large)
+    if (too_large := session.proposal.too_large) is not None:
+        last.setdefault(key_of(too_large.params), too_large)
     return tuple(n for key, n in last.items() if known.get(key) is None)
 
 

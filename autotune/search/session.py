@@ -37,6 +37,7 @@ from autotune.search.price import PriceModel
 from autotune.search.proposals import Proposals, changes_of, key_of
 from autotune.search.ran import Ran, cut_short
 from autotune.search.records import records_of
+from autotune.search.situation import Proposal
 from autotune.search.study import Study
 
 COMPILE_LIMIT_S: Final = 900.0
@@ -53,9 +54,7 @@ class Session:
         proposals: what may be tried, once the baseline has run.
         stopped_because: why the loop ended, once it has.
         failed: keys of winners that did not live through their fresh run: nobody is handed such a configuration.
-        misfit_frac: how far off the strategy's model was when it was last asked; 0 where there is none.
-        inert: family of settings that it held to be without effect then -> why.
-        too_large: what it would have tried then, if the memory sufficed.
+        proposal: the strategy's last answer.
     """
 
     def __init__(self, plan: Plan, run_trial: RunTrial, observers: Sequence[Observer], study: Study) -> None:
@@ -74,9 +73,7 @@ class Session:
         self.notes: list[str] = list(plan.notes)
         self.not_tried: list[NotTried] = []
         self.failed: set[str] = set()
-        self.misfit_frac = 0.0
-        self.inert: dict[str, str] = {}
-        self.too_large: NotTried | None = None
+        self.proposal = Proposal()
         self.stopped_because = ""
         self._run_trial = again.once_more(run_trial, lambda: plan.budget.left_s() - plan.report_s, self.notes.append)
         self._observers = observers

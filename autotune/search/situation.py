@@ -64,6 +64,7 @@ class Proposal:
         gain_frac: by how much the best of what is left may be expected to improve the objective, as a share of it;
             None: no opinion.
         misfit_frac: how far the model that says so has been from what was measured.
+        doubts: what the user is told of that model, should this be its last answer.
         inert: family of settings that cannot matter now -> why, in words.
         guess: what the model expects of any configuration; None: there is no model.
         oom: how probable the model holds it that a configuration runs out of memory; None: there is no model.
@@ -74,6 +75,7 @@ class Proposal:
     fixed: Params = field(default_factory=dict)
     gain_frac: float | None = None
     misfit_frac: float = 0.0
+    doubts: tuple[str, ...] = ()
     inert: dict[str, str] = field(default_factory=dict)
     guess: Callable[[Params], Guess] | None = None
     oom: Callable[[Params], float] | None = None

@@ -9,7 +9,7 @@ Where the winner was chosen among k candidates by the same runs, the fastest of 
 made for one comparison holds too seldom. So the intervals of the candidates hold together: each at the level
 0.95^(1/k) (Sidak, Rectangular confidence regions for the means of multivariate normal distributions, JASA 62, 1967), so
 that the one of whichever candidate is chosen holds, by whatever rule, in at least 95 % of searches. Why this, and not
-fresh blocks for the winner alone, is in results/evidence/verdict_aa_2026-11-23.json.
+fresh blocks for the winner alone, is in results/evidence/verdict_aa_2026-12-01.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who runs, who leaves, who wins, and does the claim hold after all that choosing?"""
 
 import random
-from math import exp, log
+from math import exp, log, sqrt
 
 import pytest
 from scipy.stats import binomtest
@@ -92,6 +92,16 @@ def test_beyond_the_noise_the_fastest_wins():
         {BASELINE: 1.5, "a": 1.0, "b": 1.09},
     ]
     assert simplest(blocks, {"a": Entry(n_changes=9), "b": Entry(n_changes=1)}) == "a"
+
+
+@pytest.mark.parametrize(("behind", "winner"), [(0.4, "b"), (0.7, "a")])
+def test_a_tie_is_half_a_standard_error(behind, winner):
+    """Logs of which `b` is behind by so many standard errors, their variance being known beforehand."""
+    sigma, n = 0.03, 3
+    extra = [[exp(sigma), exp(-sigma)] * 500]
+    gap = behind * sigma * sqrt(2 / n)
+    blocks = [{BASELINE: 2.0, "a": 1.0, "b": exp(gap)} for _ in range(n)]
+    assert simplest(blocks, {"a": Entry(n_changes=2), "b": Entry(n_changes=1)}, extra) == winner
 
 
 def test_without_a_common_block_the_likeliest():

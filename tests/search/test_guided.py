@@ -24,7 +24,7 @@ from search_world import (
 from autotune.contract import Guess, Outcome, TrialStarted, from_dict
 from autotune.machine.memory import MemoryLimit
 from autotune.search import guided
-from autotune.search.controller import look_around
+from autotune.search.controller import look_around, search
 from autotune.search.formula import A
 from autotune.search.guided import Mind, propose
 from autotune.search.in_memory import incumbents, study_in_memory
@@ -33,7 +33,8 @@ from autotune.search.observations import observe
 from autotune.search.proposals import key_of
 from autotune.search.resume import open_study
 from autotune.search.session import Session
-from autotune.search.situation import situation_of
+from autotune.search.situation import Proposal, situation_of
+from autotune.search.strategies import STRATEGIES, Strategy
 
 GIB = 2**30
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -143,22 +144,22 @@ def test_memory_is_not_run_out_of_in_a_whole_study(tmp_path):
     assert len(outcomes) >= 10
     assert outcomes.count(Outcome.OOM) <= 1
     assert needs(incumbents(session)[-1].params) > 0.5 * 5 * GIB, "and yet it uses what there is"
-    assert needs(session.too_large.params) > 5 * GIB, "a larger batch, which the user will ask for"
+    assert needs(session.proposal.too_large.params) > 5 * GIB, "a larger batch, which the user will ask for"
     *_, told = never_tried(session)  # the others: the space's seeds and the sampler's turns
-    assert told == session.too_large
+    assert told == session.proposal.too_large
     assert told.predicted_oom
     assert int(re.search(r"a probability of (\d+)%", told.reason)[1]) >= 10
 
 
 def test_what_fits_or_promises_nothing_is_not_called_too_large(tmp_path):
     session = studied(tmp_path, 12, objective="images_per_s", rate=rate_of)
-    assert session.too_large is None, "no limit"
+    assert session.proposal.too_large is None, "no limit"
 
     def smaller_is_faster(params):
         return rate_of(params) / params["batch_per_gpu"]
 
     memory = {"limit_bytes": 5 * GIB, "needs": needs, "has_bytes": 5 * GIB}
-    assert studied(tmp_path, 12, objective="images_per_s", rate=smaller_is_faster, **memory).too_large is None
+    assert studied(tmp_path, 12, objective="images_per_s", rate=smaller_is_faster, **memory).proposal.too_large is None
 
 
 @pytest.mark.parametrize("refused", ["batch_per_gpu", "torch_threads"])
@@ -254,6 +255,22 @@ def test_every_so_often_the_sampler_has_its_turn(tmp_path, monkeypatch):
     assert turns[1e-9] == [4, 6, 8, 10, 12], "a formula that is far off has every second one only"
 
 
+def test_what_speaks_against_the_model_is_said(tmp_path, monkeypatch):
+    situation = at(studied(tmp_path, 6), 6)
+    assert propose(situation).doubts == (), "nothing does"
+    mind = Mind(situation, observe(situation.ran, on_cpu=situation.on_cpu))
+    mind.model.misfit_frac, mind.model.trust = 0.16, 0.0
+    monkeypatch.setattr(guided, "Mind", lambda *args: mind)
+    far, wrong = propose(situation).doubts
+    assert far.endswith("is 16% off on this machine: from trial 8 on every 4th is the sampler's")
+    assert "the trials spoke against it" in wrong
+    clock, told = FakeClock(), Proposal(doubts=(far, wrong))
+    monkeypatch.setitem(STRATEGIES, "structured", Strategy("random", lambda s: told))
+    info = make_info(strategy="structured")
+    summary = search(make_plan(tmp_path / "run", clock, info=info, max_trials=2), FakeTrainer(clock))
+    assert [note for note in summary.notes if note in (far, wrong)] == [far, wrong]
+
+
 def test_the_sampler_does_not_choose_what_cannot_matter(tmp_path, monkeypatch):
     """Nobody waits for the loader: at the sampler's turn it stays as the best has it, until somebody waits again."""
     monkeypatch.setattr(guided, "HEDGE_FROM", 0)
@@ -273,7 +290,7 @@ def test_the_sampler_does_not_choose_what_cannot_matter(tmp_path, monkeypatch):
     proposal = propose(situation_of(session))
     assert proposal.params is None
     assert proposal.asked == proposal.fixed == {"workers": 1, "cache": "ram", "prefetch_factor": 2}
-    assert list(proposal.inert) == list(session.inert) == ["loader"], "the summary's notes say it"
+    assert list(proposal.inert) == list(session.proposal.inert) == ["loader"], "the summary's notes say it"
     used, session = loaders(lambda params: 0.2)
     assert len(used) > 2
     assert propose(situation_of(session)).asked is None
