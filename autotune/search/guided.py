@@ -3,14 +3,11 @@
 Expected improvement of the objective times the probability that it fits into memory, over the price to a power that
 cools from 1 to 0: what is cheap first, what is best later. The improvement is a mean over samples of the model, each of
 which has an opinion of the best, too: fewer loader workers cannot make a step faster that never waited, however little
-is known of the loader. Candidates: neighbours of the best, optima of samples of the
-model (Thompson), and composite moves of precision, compile and batch together, because a better precision may need
-another batch before it shows.
+is known of the loader. Where the space is too large to list, candidates.py says what is looked at.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +16,13 @@ from typing import Final
 import numpy as np
 
 from autotune.contract import Guess, NotTried, Params
-from autotune.search.effects import BATCH, THREADS, Array, Encoding, Integers, encode
+from autotune.search.candidates import around
+from autotune.search.effects import THREADS, Array, Encoding, Integers, encode
 from autotune.search.formula import Setting
 from autotune.search.inert import frozen
 from autotune.search.model import Forecast, Surrogate
 from autotune.search.observations import Observation, backward_per_forward, exchange_frac, observe, pooled_noise
+from autotune.search.price import COMPILE_KEY
 from autotune.search.proposals import key_of
 from autotune.search.situation import LARGE_MISFIT, Proposal, Situation
 from autotune.search.stopping import GAIN_FRAC
@@ -36,13 +35,9 @@ COOL: Final = 24
 HEDGE_FROM: Final = 8
 HEDGES: Final = ((LARGE_MISFIT, 4), (0.0, 8))
 """(misfit from, every so many trials the sampler has its turn): the further off the formula is, the more often."""
-SHAPES: Final = ("amp", "compile", "channels_last", "activation_memory_budget")
-"""Moved together with the batch."""
 TOP: Final = 6
-N_PAIRS, N_TRIPLES, N_RANDOM, N_SAMPLES = 300, 150, 200, 8
 N_OPINIONS: Final = 48
 """Samples of the model over which the expected improvement is a mean."""
-MOST_SHAPES: Final = 48
 FINALISTS: Final = 64
 """Candidates whose spelling is looked at."""
 ENUMERABLE: Final = 3000
@@ -142,18 +137,31 @@ class Mind:
         paid = sum(terms.get(t) or 0.0 for t in ("compile_s", "cache_build_s"))
         return _Job(steps, max(0.0, value - steps - paid), image_s, once=True)
 
-    def _parts(self, log_image_s: Array, configurations: Sequence[Params] | None = None) -> tuple[Array, Array]:
-        """(objective, its part that scales with the steps); what is paid once only where configurations are given."""
-        steps = self._job.steps * np.exp(log_image_s) / self._job.image_s
-        once = np.zeros(log_image_s.shape[-1])
-        for i, params in enumerate(configurations or () if self._job.once else ()):
+    def _once(self, configurations: Sequence[Params]) -> Array:
+        """(n,) seconds that the job pays once, whatever its length."""
+        out = np.zeros(len(configurations))
+        for i, params in enumerate(configurations if self._job.once else ()):
             if params.get("compile") or params.get("cache"):
                 price = self.s.cold(params)
-                once[i] = price.compile_s + price.cache_s
+                out[i] = price.compile_s + price.cache_s
+        return out
+
+    def _once_of_rows(self, rows: Integers) -> Array:
+        """The same for rows of the encoding."""
+        at = [j for j, name in enumerate(self.encoding.names) if name in (*COMPILE_KEY, "cache")]
+        if not self._job.once or not at:
+            return np.zeros(len(rows))
+        _, first, which = np.unique(rows[:, at], axis=0, return_index=True, return_inverse=True)
+        out: Array = self._once([self.encoding.params(rows[i]) for i in first])[which.reshape(-1)]
+        return out
+
+    def _parts(self, log_image_s: Array, once: Array) -> tuple[Array, Array]:
+        """(objective, its part that scales with the steps)."""
+        steps = self._job.steps * np.exp(log_image_s) / self._job.image_s
         return steps + self._job.rest + once, steps
 
     def _log_objective(self, configurations: Sequence[Params], forecast: Forecast) -> Array:
-        out: Array = np.log(self._parts(forecast.log_image_s, configurations)[0])
+        out: Array = np.log(self._parts(forecast.log_image_s, self._once(configurations))[0])
         return out
 
     def improvement(self, configurations: Sequence[Params]) -> Array:
@@ -162,16 +170,16 @@ class Mind:
         For each sample of the model that of a Gaussian (Jones, Schonlau and Welch, Efficient Global Optimization, 1998,
         eq. 15) with the residuals' deviation; their mean.
         """
-        return self._improvement(self.encoding.rows(configurations), configurations)
+        return self._improvement(self.encoding.rows(configurations), self._once(configurations))
 
-    def _improvement(self, rows: Integers, configurations: Sequence[Params] | None = None) -> Array:
-        """The same for rows of the encoding; without their configurations what is paid once counts for nothing."""
+    def _improvement(self, rows: Integers, once: Array) -> Array:
+        """The same for rows of the encoding, and what each pays once."""
         from scipy.special import ndtr
 
         best = self.measured[self.order[0]]
         here, there, sd = self.model.against(self.encoding.rows([best])[0], rows, self.thetas)
-        own = self._parts(here, None if configurations is None else [best])[0]
-        value, steps = self._parts(there, configurations)
+        own = self._parts(here, self._once([best]))[0]
+        value, steps = self._parts(there, once)
         sd = sd * steps / value
         z = np.log(own / value) / sd
         out: Array = (sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))).mean(axis=0)
@@ -202,7 +210,7 @@ class Mind:
     def guess(self, params: Params) -> Guess:
         """What is expected of one run."""
         forecast = self.model.forecast([params])
-        value, steps = (float(x[0]) for x in self._parts(forecast.log_image_s, [params]))
+        value, steps = (float(x[0]) for x in self._parts(forecast.log_image_s, self._once([params])))
         half = 1.96 * math.hypot(float(forecast.sd[0]), self.noise) * steps / value
         return Guess(
             value=value,
@@ -215,13 +223,19 @@ class Mind:
         """Probability that it does not fit."""
         return 1.0 - float(self.fits(self.model.forecast([params]))[0])
 
+    def nearby(self) -> Integers:
+        """Rows of a space too large to list that are worth a look."""
+        top = self.encoding.rows(self.measured)[self.order[:TOP]]
+        return around(self.model, top, self.fixed, self._room, self.rng)
+
     def candidates(self) -> list[Params]:
         """Configurations that nobody has tried, spelled as they would run; the best that does not fit is among them."""
         every = self.s.proposals.every()
         if every is not None and len(every) <= ENUMERABLE:
             return [p for key, p in every.items() if key not in self.s.proposals.known]
-        rows = self._rows()
-        improvement, fit = self._improvement(rows), self.fits(self.model.forecast_rows(rows)) >= FITS
+        rows = self.nearby()
+        improvement = self._improvement(rows, self._once_of_rows(rows))
+        fit = self.fits(self.model.forecast_rows(rows)) >= FITS
         order = np.argsort(np.where(fit, -improvement, 1.0))
         too_large = [] if fit.all() else [np.argmax(np.where(fit, -1.0, improvement))]
         out: dict[str, Params] = {}
@@ -233,71 +247,3 @@ class Mind:
                 if len(out) >= FINALISTS:
                     break
         return list(out.values())
-
-    def _rows(self) -> Integers:
-        """Candidates of a space too large to list."""
-        measured = self.encoding.rows(self.measured)
-        top = measured[self.order[:TOP]]
-        sizes = np.array([len(values) for values in self.encoding.values])
-        found = [np.concatenate([singles(row, sizes) for row in top])]
-        found += [self._exchanged(top, sizes, 2, N_PAIRS), self._exchanged(top, sizes, 3, N_TRIPLES)]
-        found += [self.rng.integers(0, sizes, (N_RANDOM, len(sizes)))]
-        for column, value in ((self.encoding.names.index(n), v) for n, v in self.fixed.items()):
-            for rows in found[1:]:  # single exchanges look everywhere, to see when it matters again
-                rows[:, column] = self.encoding.index[column].get((type(value), value), 0)
-        found += [self._composites(row) for row in top[:3]]
-        starts = np.concatenate(
-            [top[:1].repeat(N_SAMPLES // 2, axis=0), top[self.rng.integers(0, len(top), N_SAMPLES)]]
-        )
-        found.append(self._descend(starts[:N_SAMPLES], sizes))
-        return np.unique(np.concatenate(found), axis=0)
-
-    def _exchanged(self, top: Integers, sizes: Integers, n_changes: int, n: int) -> Integers:
-        """Random exchanges of so many settings of the best."""
-        rows = top[self.rng.integers(0, len(top), n)].copy()
-        for _ in range(n_changes):
-            column = self.rng.integers(0, len(sizes), n)
-            rows[np.arange(n), column] = self.rng.integers(0, sizes[column])
-        return rows
-
-    def _composites(self, row: Integers) -> Integers:
-        """Every combination of what changes the memory of an image, with every batch."""
-        names = [n for n in (*SHAPES, BATCH) if n in self.encoding.names]
-        at = [self.encoding.names.index(n) for n in names]
-        combos = list(itertools.product(*(range(len(self.encoding.values[j])) for j in at)))
-        most = MOST_SHAPES * (len(self.encoding.values[at[-1]]) if BATCH in names else 1)
-        if len(combos) > most:
-            combos = [combos[i] for i in self.rng.choice(len(combos), most, replace=False)]
-        rows = np.repeat(row[None], len(combos), axis=0)
-        if at:
-            rows[:, at] = np.array(combos)
-        return rows
-
-    def _descend(self, starts: Integers, sizes: Integers) -> Integers:
-        """The optimum, by single exchanges, of a sample of the model for each start, and of its mean."""
-        thetas = np.concatenate([self.model.theta[None], self.model.draw(self.rng, len(starts) - 1)])
-        here, seen = starts.copy(), []
-        for _ in range(12):
-            around = [np.concatenate([row[None], singles(row, sizes)]) for row in here]
-            ends = np.cumsum([len(a) for a in around])
-            rows = np.concatenate(around)
-            values, log_bytes = self.model.by_formula(thetas, rows)
-            values = values + np.where(log_bytes > self._room - 0.03, 10.0, 0.0)
-            best = [around[i][int(np.argmin(values[i, end - len(around[i]) : end]))] for i, end in enumerate(ends)]
-            seen.append(np.array(best))
-            if (seen[-1] == here).all():
-                break
-            here = seen[-1]
-        return np.concatenate(seen)
-
-
-def singles(row: Integers, sizes: Integers) -> Integers:
-    """All rows that differ from this one in one setting."""
-    out = []
-    for j, size in enumerate(sizes):
-        for value in range(int(size)):
-            if value != row[j]:
-                other = row.copy()
-                other[j] = value
-                out.append(other)
-    return np.array(out).reshape(-1, len(row))

@@ -23,6 +23,8 @@ COMPILE_WARM_FRAC: Final = 0.3
 DECODED_PER_S: Final = 450.0
 """640x480 JPEGs decoded and resized a second on one slow machine, until 200 decoded images or a trial say better."""
 
+COMPILE_KEY: Final = ("compile", "batch_per_gpu", "amp", "torch_threads", "omp_num_threads", "channels_last")
+"""What a compiled graph depends on."""
 CompileKey = tuple[Value, ...]
 
 
@@ -149,6 +151,5 @@ def _key(params: Params) -> str:
 
 
 def compile_key(params: Params) -> CompileKey:
-    """What a compiled graph depends on: mode, batch, precision, thread count, memory layout."""
-    names = ("compile", "batch_per_gpu", "amp", "torch_threads", "omp_num_threads", "channels_last")
-    return tuple(params.get(name) for name in names)
+    """COMPILE_KEY's values."""
+    return tuple(params.get(name) for name in COMPILE_KEY)

@@ -24,6 +24,7 @@ from search_world import (
 from autotune.contract import Guess, Outcome, TrialStarted, from_dict
 from autotune.machine.memory import MemoryLimit
 from autotune.search import guided
+from autotune.search.candidates import composites
 from autotune.search.controller import look_around, search
 from autotune.search.formula import A
 from autotune.search.guided import Mind, propose
@@ -211,7 +212,7 @@ def test_precision_compile_and_batch_move_together(tmp_path):
     s = situation_of(studied(tmp_path, 3, strategy="random"))
     mind = Mind(s, observe(s.ran, on_cpu=True))
     (row,) = mind.encoding.rows([s.proposals.baseline])
-    moved = [mind.encoding.params(r) for r in mind._composites(row)]
+    moved = [mind.encoding.params(r) for r in composites(mind.encoding, row, mind.rng)]
     together = ("amp", "compile", "channels_last", "batch_per_gpu")
     start = mind.encoding.params(row)
     for p in moved:
@@ -220,8 +221,30 @@ def test_precision_compile_and_batch_move_together(tmp_path):
         }
     wanted = set(itertools.product(*(mind.encoding.values[mind.encoding.names.index(n)] for n in together)))
     assert {tuple(p[n] for n in together) for p in moved} == wanted
-    rows = {tuple(r) for r in mind._rows()}
-    assert {tuple(r) for r in mind._composites(mind.encoding.rows(mind.measured)[mind.order[0]])} <= rows
+    rows = {tuple(r) for r in mind.nearby()}
+    assert {
+        tuple(r) for r in composites(mind.encoding, mind.encoding.rows(mind.measured)[mind.order[0]], mind.rng)
+    } <= rows
+
+
+def test_what_the_job_pays_once_counts_before_candidates_are_picked(tmp_path):
+    """A compiled step is a third faster, and the job too short for its compile: others are left to choose from."""
+
+    def rate(params):
+        return rate_of({k: params[k] for k in BASELINE if k in params}) * (1.5 if params["compile"] else 1.0)
+
+    session = studied(tmp_path, 8, rate=rate, noise=0.01, strategy="random")
+    s = situation_of(session)
+
+    def compiled(compile_s):
+        def cold(params):
+            return replace(s.cold(params), compile_s=compile_s if params.get("compile") else 0.0)
+
+        mind = Mind(replace(s, cold=cold), observe(s.ran, on_cpu=True))
+        return np.mean([bool(p["compile"]) for p in mind.candidates()])
+
+    assert compiled(0.0) > 0.9
+    assert compiled(10 * (session.baseline.value or 0.0)) < 0.5
 
 
 def test_a_precision_that_pays_only_with_another_batch_is_found(tmp_path):
@@ -304,7 +327,7 @@ def test_single_changes_look_at_what_is_frozen(tmp_path):
     s = situation_of(session)
     mind = Mind(s, observe(s.ran, on_cpu=True))
     assert mind.fixed["workers"] == 1
-    rows = mind._rows()
+    rows = mind.nearby()
     column = mind.encoding.names.index("workers")
     best = mind.encoding.rows(mind.measured)[mind.order[0]]
     elsewhere = rows[rows[:, column] != best[column]]
