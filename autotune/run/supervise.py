@@ -19,6 +19,8 @@ import psutil
 from autotune.run.launch import TAG
 
 PR_SET_CHILD_SUBREAPER = 36
+PF_EXITING = 0x4
+"""Of a process's flags (linux/sched.h)."""
 POLL_S = 0.25
 KILL_S = 15.0
 """A process that survives SIGKILL for so long sits in the kernel (a dead disk or driver); we go on without it."""
@@ -176,12 +178,13 @@ def find_tagged(value: str, name: str = TAG) -> list[psutil.Process]:
 
 
 class _Process(NamedTuple):
-    """What /proc/PID/stat says; state Z is a zombie, X dead, T stopped."""
+    """What /proc/PID/stat says; state Z is a zombie, X dead, T stopped. One that ends is soon a zombie."""
 
     pid: int
     ppid: int
     session: int
     state: str
+    ends: bool
 
 
 def _processes() -> Iterator[_Process]:
@@ -190,8 +193,9 @@ def _processes() -> Iterator[_Process]:
         if name.isdigit():
             with contextlib.suppress(OSError):
                 stat = Path(f"/proc/{name}/stat").read_bytes()
-                state, ppid, _, session = stat[stat.rindex(b")") + 2 :].split(b" ", 4)[:4]  # the name may hold spaces
-                yield _Process(int(name), int(ppid), int(session), state.decode())
+                # The name may hold spaces.
+                state, ppid, _, session, _, _, flags = stat[stat.rindex(b")") + 2 :].split(b" ", 7)[:7]
+                yield _Process(int(name), int(ppid), int(session), state.decode(), bool(int(flags) & PF_EXITING))
 
 
 def _has(pid: int, variable: str) -> bool:
@@ -237,14 +241,15 @@ def _reap(spare: Collection[int], killed: Collection[int]) -> bool:
 
     Returns:
         False while one cannot be collected: its first thread has ended, but others, and its memory, have not; or it
-        was killed and is no zombie yet, but has lost its environment already, so that no tag is seen on it.
+        was killed, or ends by itself because its parent did, and is no zombie yet, but has lost its environment
+        already, so that no tag is seen on it.
     """
     done = True
     for p in _processes():
         if p.ppid != os.getpid() or p.pid in spare or p.session == os.getsid(0):
             continue
         if p.state != "Z":
-            done = done and p.pid not in killed
+            done = done and p.pid not in killed and not p.ends
         else:
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(p.pid, os.WNOHANG)[0] == 0:

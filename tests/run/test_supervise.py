@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -138,6 +140,36 @@ def test_a_zombie_whose_other_threads_live_is_not_dead(tmp_path: Path) -> None:
     end = run(script(tmp_path, body), tmp_path, "t11", lambda _: None)
     assert end.returncode == 0
     assert not psutil.pid_exists(int((tmp_path / "orphan").read_text()))
+
+
+def test_one_that_dies_by_itself_when_its_parent_does_is_waited_for(tmp_path: Path) -> None:
+    """Seen with ranks whose launcher was killed: on its way out it has no environment, so nothing marks it as ours."""
+    body = """
+        import mmap, os, time
+        if os.fork() == 0:
+            os.setsid()
+            memory = mmap.mmap(-1, 2 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+            for at in range(0, len(memory), mmap.PAGESIZE):  # to give them back takes a while
+                memory[at] = 1
+            open("dies.tmp", "w").write(f"{os.getpid()} {os.getppid()}")
+            os.rename("dies.tmp", "dies")
+        time.sleep(300)
+    """
+    died: list[int] = []
+
+    def kill_both(_: float) -> None:
+        if (tmp_path / "dies").exists() and not died:
+            child, root = map(int, (tmp_path / "dies").read_text().split())
+            died.append(child)
+            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                while Path(f"/proc/{child}/environ").read_bytes():
+                    time.sleep(0.0005)
+            os.kill(root, signal.SIGKILL)
+
+    assert run(script(tmp_path, body), tmp_path, "t12", kill_both).returncode == -9
+    assert not psutil.pid_exists(died[0])
 
 
 def test_a_child_that_is_older_than_the_tree_keeps_its_status(tmp_path: Path) -> None:
