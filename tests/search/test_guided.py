@@ -8,27 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from guided_world import GIB, LARGE, LISTED, Trainer, WideSpace, at, needs, studied, trials
 from scipy.stats import norm
-from search_world import (
-    BASELINE,
-    DOMAIN,
-    N_IMAGES,
-    FakeClock,
-    FakeSpace,
-    FakeTrainer,
-    make_info,
-    make_plan,
-    rate_of,
-)
+from search_world import DOMAIN, FakeClock, FakeSpace, FakeTrainer, make_info, make_plan, rate_of
 
 from autotune.contract import Guess, Outcome, TrialStarted, from_dict
-from autotune.machine.memory import MemoryLimit
 from autotune.search import guided
-from autotune.search.candidates import composites
 from autotune.search.controller import look_around, search
 from autotune.search.formula import A
 from autotune.search.guided import Mind, propose
-from autotune.search.in_memory import incumbents, study_in_memory
+from autotune.search.in_memory import incumbents
 from autotune.search.left_out import never_tried
 from autotune.search.observations import observe
 from autotune.search.proposals import key_of
@@ -36,69 +25,6 @@ from autotune.search.resume import open_study
 from autotune.search.session import Session
 from autotune.search.situation import Proposal, situation_of
 from autotune.search.strategies import STRATEGIES, Strategy
-
-GIB = 2**30
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-LARGE = {**DOMAIN, "batch_per_gpu": BATCHES, "amp": (True, False), "compile": (False, "default", "max-autotune"),
-         "prefetch_factor": (2, 4, 8, 16), "cache": (False, "ram", "disk")}  # fmt: skip
-"""More combinations than are listed."""
-LISTED = {**DOMAIN, "batch_per_gpu": BATCHES, "amp": (True, False)}
-FREE = {"budget_s": 1e6}
-
-
-class WideSpace(FakeSpace):
-    """A space of any knobs; the user's own settings are each knob's first value."""
-
-    def __init__(self, domain, seeds=(), baseline=None):
-        super().__init__(domain, seeds)
-        self.first = {name: values[0] for name, values in domain.items()} | (baseline or {})
-
-    def prepare(self, effective, n_images, train_args=None, transport=None):
-        prepared = super().prepare(effective, n_images, train_args, transport)
-        self.baseline = {**prepared.baseline, **self.first}
-        return replace(prepared, domain=dict(self.domain), baseline=dict(self.baseline))
-
-    def materialise(self, params):
-        return replace(super().materialise({k: v for k, v in params.items() if k in BASELINE}), env={})
-
-
-class Trainer(FakeTrainer):
-    """With what a real trial says of its step, and Joules; `waits(params)` is the share of waiting."""
-
-    def __init__(self, clock, *, waits=lambda params: 0.001, watts=lambda params: 100.0, **kwargs):
-        super().__init__(clock, **kwargs)
-        self.waits, self.watts = waits, watts
-
-    def __call__(self, spec, directory, **kwargs):
-        result = super().__call__(spec, directory, **kwargs)
-        if not result.images_per_s:
-            return result
-        result = replace(result, job={**result.job, "n_images": 100 * N_IMAGES})  # hours: no trial is too dear for it
-        joules = self.watts(spec.params) / result.images_per_s
-        return replace(result, wait_frac=self.waits(spec.params), energy_j_per_image=joules)
-
-
-def studied(tmp_path, n_trials, *, strategy="structured", domain=None, space=None, objective="job_time", seed=0,
-            limit_bytes=None, seen=None, **trainer):  # fmt: skip
-    """A session of so many trials."""
-    clock = FakeClock()
-    info = make_info(strategy=strategy, objective=objective, seed=seed, **FREE)
-    space = space or FakeSpace(LARGE if domain is None else domain)
-    memory = MemoryLimit(per_rank_bytes=limit_bytes)
-    plan = make_plan(tmp_path / "none", clock, space=space, info=info, max_trials=n_trials, memory=memory, **FREE)
-    answer = Trainer(clock, **trainer)
-    session = study_in_memory(replace(plan, run_dir=None), answer, [seen.append] if seen is not None else [])
-    assert not list((tmp_path / "none").iterdir())
-    return session
-
-
-def trials(session):
-    return [r for r in session.ran if r.result.role == "trial"]
-
-
-def needs(params):
-    """Bytes: half a gigabyte and 100 MB an image, twice that without amp."""
-    return int(0.5 * GIB + params["batch_per_gpu"] * (0.2 if params["amp"] is False else 0.1) * GIB)
 
 
 @pytest.mark.parametrize("domain", [LARGE, LISTED], ids=["large", "listed"])
@@ -208,65 +134,6 @@ def test_finds_the_best_in_few_trials(tmp_path, seed):
     assert found >= 0.97 * best
 
 
-def test_precision_compile_and_batch_move_together(tmp_path):
-    s = situation_of(studied(tmp_path, 3, strategy="random"))
-    mind = Mind(s, observe(s.ran, on_cpu=True))
-    (row,) = mind.encoding.rows([s.proposals.baseline])
-    moved = [mind.encoding.params(r) for r in composites(mind.encoding, row, mind.rng)]
-    together = ("amp", "compile", "channels_last", "batch_per_gpu")
-    start = mind.encoding.params(row)
-    for p in moved:
-        assert {k: v for k, v in p.items() if k not in together} == {
-            k: v for k, v in start.items() if k not in together
-        }
-    wanted = set(itertools.product(*(mind.encoding.values[mind.encoding.names.index(n)] for n in together)))
-    assert {tuple(p[n] for n in together) for p in moved} == wanted
-    rows = {tuple(r) for r in mind.nearby()}
-    assert {
-        tuple(r) for r in composites(mind.encoding, mind.encoding.rows(mind.measured)[mind.order[0]], mind.rng)
-    } <= rows
-
-
-def test_what_the_job_pays_once_counts_before_candidates_are_picked(tmp_path):
-    """A compiled step is a third faster, and the job too short for its compile: others are left to choose from."""
-
-    def rate(params):
-        return rate_of({k: params[k] for k in BASELINE if k in params}) * (1.5 if params["compile"] else 1.0)
-
-    session = studied(tmp_path, 8, rate=rate, noise=0.01, strategy="random")
-    s = situation_of(session)
-
-    def compiled(compile_s):
-        def cold(params):
-            return replace(s.cold(params), compile_s=compile_s if params.get("compile") else 0.0)
-
-        mind = Mind(replace(s, cold=cold), observe(s.ran, on_cpu=True))
-        return np.mean([bool(p["compile"]) for p in mind.candidates()])
-
-    assert compiled(0.0) > 0.9
-    assert compiled(10 * (session.baseline.value or 0.0)) < 0.5
-
-
-def test_a_precision_that_pays_only_with_another_batch_is_found(tmp_path):
-    """The step waits for its launches: a better precision gains nothing at this batch, and a larger one needs it."""
-
-    def rate(params):
-        b = params["batch_per_gpu"]
-        return b / math.hypot(0.005 * b * (0.4 if params["amp"] else 1.0), 0.3)
-
-    assert rate({**BASELINE, "amp": True}) < 1.04 * rate(BASELINE)
-    memory = {"limit_bytes": 12 * GIB, "needs": needs, "has_bytes": 12 * GIB}
-    session = studied(tmp_path, 12, rate=rate, objective="images_per_s", **memory)
-    best = incumbents(session)[-1].params
-    assert (best["batch_per_gpu"], best["amp"]) == (64, True)
-
-
-def at(session, n):
-    """The situation after n trials."""
-    ends = [i for i, r in enumerate(session.ran) if r.result.role == "trial"]
-    return replace(situation_of(session), ran=session.ran[: ends[n - 1] + 1])
-
-
 def test_every_so_often_the_sampler_has_its_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(guided, "HEDGE_FROM", 4)
     session = studied(tmp_path, 13, strategy="random")
@@ -317,22 +184,6 @@ def test_the_sampler_does_not_choose_what_cannot_matter(tmp_path, monkeypatch):
     used, session = loaders(lambda params: 0.2)
     assert len(used) > 2
     assert propose(situation_of(session)).asked is None
-
-
-def test_single_changes_look_at_what_is_frozen(tmp_path):
-    seed = {"workers": 1, "prefetch_factor": 4, "torch_threads": 2, "batch_per_gpu": 64}
-    same = [{**seed, "batch_per_gpu": b} for b in (32, 64)] + [{**seed, "channels_last": True}]
-    session = studied(tmp_path, 3, space=FakeSpace(LARGE, same), noise=0.0,
-                      rate=lambda p: 200.0 + p["batch_per_gpu"] / 64 if p["workers"] else 100.0)  # fmt: skip
-    s = situation_of(session)
-    mind = Mind(s, observe(s.ran, on_cpu=True))
-    assert mind.fixed["workers"] == 1
-    rows = mind.nearby()
-    column = mind.encoding.names.index("workers")
-    best = mind.encoding.rows(mind.measured)[mind.order[0]]
-    elsewhere = rows[rows[:, column] != best[column]]
-    assert len(elsewhere), "or it could never be seen to matter again"
-    assert (rows[:, column] == best[column]).mean() > 0.5
 
 
 @pytest.mark.parametrize("objective", ["job_time", "images_per_s", "energy"])
