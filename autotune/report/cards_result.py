@@ -78,10 +78,7 @@ def before_after(run: RunData) -> Card:
         " ".join(_finalist_words(f, beside, kind) + "." for f in finalists if f.name != "baseline") or verdict.sentence
     )
     if verdict.sigma_run_frac is not None:
-        note += f" Two {kind}s of one configuration differ by {words.percent(verdict.sigma_run_frac)} (sd) here"
-        smallest = verdict.smallest_effect_frac
-        found = "" if smallest is None else f"; a gain below {words.percent(smallest)} may have been missed"
-        note += f"{found}."
+        note += f" Two {kind}s of one configuration differ by {words.percent(verdict.sigma_run_frac)} (sd) here."
     return make_card(run, title, note, df, figure=figure)
 
 
