@@ -104,6 +104,8 @@ os.chdir(f"machine{rank}")
 share_file(Path("weights/best.pt"))
 share_file(Path("weights/none.pt"))
 dist.barrier()
+dist.destroy_process_group()
+os._exit(0)  # as a rank leaves (worker/__main__.py): the interpreter's end may abort in gloo's threads
 """
 
 
